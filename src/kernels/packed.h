@@ -1,0 +1,56 @@
+// The three convolutions of one layer on packed operands: bytes in blocks of 16 channels, channels last, with a
+// halo, made once a step by the quantizer and read by the kernels of a kernel set (kernels.h).
+//
+//   activations   [image][block][row + halo][column + halo][16]: I, or I + 128 where negative values may come
+//   errors        the same, and once more as [image][channel][row][column], which the weight gradient broadcasts
+//   weights       by output block, in the order in which the kernel reads them, once for each direction
+//
+// What is computed is section 4 of mls-format.md, bit for bit. Shapes and formats that do not fit (grouped
+// convolution, I beyond int8, sums beyond 32 bits) are refused by packed_supports and run on src/mls.
+#ifndef KERNELS_PACKED_H
+#define KERNELS_PACKED_H
+
+#include "base/threads.h"
+#include "kernels/kernels.h"
+#include "mls/convolution.h"
+
+struct packed_convolution;
+
+// formats[enum mls_operand]. `reason`, if not NULL, gets a text when the answer is no.
+bool packed_supports(const struct convolution_shape *shape, const struct mls_format formats[3], const char **reason);
+
+struct packed_request {
+    const struct kernel_set *kernels;
+    struct convolution_shape shape; // images: the most that will come
+    struct mls_format formats[3];
+    bool nonnegative;               // no activation is ever negative
+    bool for_training;
+};
+struct packed_convolution *packed_create(const struct packed_request *request, struct error *error);
+void packed_destroy(struct packed_convolution *packed);
+size_t packed_memory(const struct packed_convolution *packed); // bytes
+
+// Quantize one operand. tensor_key: see quantize.h; not read where the rounding is to nearest. `evaluation` rounds to
+// nearest whatever the format says. maxima: max |x| of each plane [images][channels], or NULL: found by a pass over x.
+// false with a message on a NaN or an infinity.
+bool packed_quantize_weights(struct packed_convolution *packed, struct thread_pool *pool, const float *weights,
+                             uint64_t tensor_key, bool evaluation, struct error *error);
+bool packed_quantize_activations(struct packed_convolution *packed, struct thread_pool *pool, int images,
+                                 const float *x, const float *maxima, uint64_t tensor_key, bool evaluation,
+                                 struct error *error);
+bool packed_quantize_errors(struct packed_convolution *packed, struct thread_pool *pool, int images, const float *x,
+                            const float *maxima, uint64_t tensor_key, struct error *error);
+
+// Called for each image as soon as its output is complete, on the thread that computed it.
+typedef void (*packed_image_done)(void *context, int image, const float *output);
+
+// output[images][Co][Ho][Wo]. done may be NULL.
+void packed_forward(struct packed_convolution *packed, struct thread_pool *pool, int images, float *output,
+                    packed_image_done done, void *context);
+// input_error[images][Ci][H][W], overwritten or added to.
+void packed_input_error(struct packed_convolution *packed, struct thread_pool *pool, int images, float *input_error,
+                        bool accumulate);
+// gradient[Co][Ci][Kh][Kw] += the weight gradient.
+void packed_weight_gradient(struct packed_convolution *packed, struct thread_pool *pool, int images, float *gradient);
+
+#endif

@@ -1,0 +1,144 @@
+#include "mls/quantize.h"
+
+#include <string.h>
+
+#include "base/memory.h"
+
+uint32_t mls_random_bits(struct mls_plane_keys keys, uint32_t position, int quantizer_bits)
+{
+    if (quantizer_bits > 16) return mls_random_hash(keys, position) >> 8;
+    uint32_t hash = mls_random_hash(keys, position / 32 * 16 + position % 16);
+    return position / 16 % 2 ? hash >> 16 : hash & 0xffff;
+}
+
+float mls_group_scale(const struct mls_format *format, float f)
+{
+    int last = (1 << format->scale_exponent) - 1;
+    if (last > 63) last = 63;
+    if (!(f > ldexpf(1.0f, -last))) return ldexpf(1.0f, -last);
+    int exponent;
+    float fraction = frexpf(f, &exponent); // f = fraction * 2^exponent, 1/2 <= fraction < 1
+    if (fraction == 0.5f) return f;        // a power of two
+    // f lies strictly between 2^(exponent - 1) and 2^exponent
+    if (format->scale_mantissa == 1 && fraction <= 0.75f) return ldexpf(0.75f, exponent);
+    return ldexpf(1.0f, exponent);
+}
+
+bool mls_scales(const struct mls_format *format, const float *maxima, int count, float *tensor_scale,
+                float *group_scales)
+{
+    float largest = 0;
+    for (int i = 0; i < count; i++) {
+        if (!isfinite(maxima[i])) return false;
+        if (maxima[i] > largest) largest = maxima[i];
+    }
+    *tensor_scale = largest < 0x1p-60f ? 0 : largest;
+    for (int i = 0; i < count; i++)
+        group_scales[i] = mls_group_scale(format, *tensor_scale > 0 ? maxima[i] / *tensor_scale : 0);
+    return true;
+}
+
+int32_t mls_quantize_element(const struct mls_format *format, float x, float reciprocal, uint32_t random)
+{
+    int bits = mls_quantizer_bits(format);
+    float scaled = rintf((fabsf(x) * reciprocal) * ldexpf(1.0f, bits));
+    uint32_t limit = ((uint32_t)1 << bits) - 1;
+    uint32_t y = scaled < (float)limit ? (uint32_t)scaled : limit;
+    int e = 0, dropped = bits - format->mantissa; // Ex = 0: fixed point
+    int lowest = format->exponent ? 1 - (1 << format->exponent) : 0;
+    if (format->exponent) {
+        e = (y ? 31 - __builtin_clz(y) : -1) - bits;
+        e = e < lowest ? lowest : e > -1 ? -1 : e;
+        dropped = bits + e - format->mantissa;
+    }
+    if (dropped > 0)
+        y += format->rounding == MLS_STOCHASTIC ? random & (((uint32_t)1 << dropped) - 1) : (uint32_t)1 << (dropped - 1);
+    int32_t integer = (int32_t)(y >> dropped) << (e - lowest), largest = mls_largest_integer(format);
+    if (integer > largest) integer = largest;
+    return x < 0 ? -integer : integer;
+}
+
+// Step 1, into maxima[groups]. Compared as numbers; a NaN is kept so that mls_scales finds it.
+static void find_maxima(const struct mls_tensor *tensor, const float *x, float *maxima)
+{
+    const int *dims = tensor->dims;
+    size_t plane = (size_t)dims[2] * (size_t)dims[3];
+    for (int i = 0; i < dims[0]; i++)
+        for (int j = 0; j < dims[1]; j++) {
+            const float *from = x + ((size_t)i * (size_t)dims[1] + (size_t)j) * plane;
+            float *group = &maxima[mls_group_index(&tensor->grouping, i, j)];
+            for (size_t p = 0; p < plane; p++)
+                if (!(fabsf(from[p]) <= *group) && !isnan(*group)) *group = fabsf(from[p]);
+        }
+}
+
+static bool report_not_finite(const struct mls_tensor *tensor, const float *x, struct error *error)
+{
+    const int *d = tensor->dims;
+    for (size_t i = 0; i < (size_t)d[0] * (size_t)d[1] * (size_t)d[2] * (size_t)d[3]; i++)
+        if (!isfinite(x[i])) {
+            size_t w = i % (size_t)d[3], h = i / (size_t)d[3] % (size_t)d[2];
+            size_t c = i / ((size_t)d[3] * (size_t)d[2]) % (size_t)d[1], n = i / ((size_t)d[3] * (size_t)d[2] * (size_t)d[1]);
+            return error_set(error, "cannot quantize: element [%zu, %zu, %zu, %zu] is %g", n, c, h, w, (double)x[i]);
+        }
+    return false;
+}
+
+static void quantize_plane(struct mls_tensor *tensor, const float *x, int i, int j, uint64_t tensor_key)
+{
+    uint64_t number = (uint64_t)i * (uint64_t)tensor->dims[1] + (uint64_t)j;
+    size_t plane = (size_t)tensor->dims[2] * (size_t)tensor->dims[3], start = (size_t)number * plane;
+    struct mls_plane_keys keys = mls_plane_keys_of(tensor_key, number);
+    int bits = mls_quantizer_bits(&tensor->format);
+    bool stochastic = tensor->format.rounding == MLS_STOCHASTIC;
+    float reciprocal = 1.0f / (tensor->tensor_scale * tensor->group_scales[mls_group_index(&tensor->grouping, i, j)]);
+    for (size_t p = 0; p < plane; p++) {
+        uint32_t random = stochastic ? mls_random_bits(keys, (uint32_t)p, bits) : 0;
+        tensor->integers[start + p] = mls_quantize_element(&tensor->format, x[start + p], reciprocal, random);
+    }
+}
+
+bool mls_quantize(const struct mls_format *format, enum mls_operand operand, const float *x, const int dims[4],
+                  int convolution_groups, uint64_t tensor_key, struct mls_tensor *out, struct error *error)
+{
+    *out = (struct mls_tensor){.format = *format,
+                               .grouping = mls_grouping_of(format, operand, dims[0], dims[1], convolution_groups)};
+    memcpy(out->dims, dims, sizeof out->dims);
+    size_t groups = (size_t)out->grouping.blocks[0] * (size_t)out->grouping.blocks[1];
+    size_t count = (size_t)dims[0] * (size_t)dims[1] * (size_t)dims[2] * (size_t)dims[3];
+    float *maxima = memory_allocate(groups, sizeof(float), error);
+    out->group_scales = memory_allocate(groups, sizeof(float), error);
+    out->integers = memory_allocate(count, sizeof(int32_t), error);
+    bool good = maxima && out->group_scales && out->integers;
+    if (good) {
+        find_maxima(out, x, maxima);
+        good = mls_scales(format, maxima, (int)groups, &out->tensor_scale, out->group_scales);
+        if (!good) report_not_finite(out, x, error);
+    }
+    for (int i = 0; good && out->tensor_scale > 0 && i < dims[0]; i++)
+        for (int j = 0; j < dims[1]; j++) quantize_plane(out, x, i, j, tensor_key);
+    memory_release(maxima);
+    if (!good) mls_tensor_release(out);
+    return good;
+}
+
+void mls_tensor_release(struct mls_tensor *tensor)
+{
+    memory_release(tensor->group_scales);
+    memory_release(tensor->integers);
+    tensor->group_scales = NULL;
+    tensor->integers = NULL;
+}
+
+void mls_dequantize(const struct mls_tensor *tensor, float *values)
+{
+    int fraction = mls_fraction_bits(&tensor->format);
+    size_t plane = (size_t)tensor->dims[2] * (size_t)tensor->dims[3];
+    for (int i = 0; i < tensor->dims[0]; i++)
+        for (int j = 0; j < tensor->dims[1]; j++) {
+            size_t start = ((size_t)i * (size_t)tensor->dims[1] + (size_t)j) * plane;
+            float scale = tensor->tensor_scale * tensor->group_scales[mls_group_index(&tensor->grouping, i, j)];
+            for (size_t p = 0; p < plane; p++)
+                values[start + p] = scale * ldexpf((float)tensor->integers[start + p], -fraction);
+        }
+}

@@ -1,0 +1,117 @@
+// What a layer is. One layer type is one file under layers/ and one row in the table of layers/table.c.
+//
+// All feature maps are fp32, [images][channels][height][width].
+#ifndef NET_LAYER_H
+#define NET_LAYER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/error.h"
+#include "base/threads.h"
+#include "net/cfg.h"
+#include "net/options.h"
+
+struct shape {
+    int channels, height, width;
+};
+
+static inline size_t shape_size(struct shape s)
+{
+    return (size_t)s.channels * (size_t)s.height * (size_t)s.width;
+}
+
+struct layer;
+struct network;
+
+// A named array that is saved in checkpoints. Trainable ones have a gradient and a momentum.
+struct parameter {
+    char name[64];      // layers.3.conv.weight, layers.3.batchnorm.scale, layers.3.batchnorm.running_mean, ...
+    int dims[4], rank;
+    size_t count;
+    float *value;
+    float *gradient;    // NULL: not trainable (running statistics). Summed over subdivisions; mean over the batch
+    float *momentum;    // NULL with gradient
+    bool decay;         // weight decay applies (weights only, not biases and batch norm)
+};
+
+// What one forward or backward pass is told.
+struct pass {
+    struct thread_pool *pool;
+    int images;          // images in this (sub)batch, <= network->max_images
+    bool training;
+    uint64_t seed, step; // of the run; random bits are keyed by (seed, step, layer index, operand)
+    const int *labels;   // [images]; NULL: no loss wanted
+    float loss_scale;    // gradients are multiplied by this: 1 / images, and 1 / subdivisions where those accumulate
+};
+
+// A layer's result. `maximum` is [images][channels], the largest |value| of a plane; a layer that has it at
+// hand fills it and sets maximum_known in its forward pass (for `delta`: in the backward pass of the layer that
+// wrote it last), which spares the quantizer of the next layer a pass over memory. Otherwise leave it false.
+struct layer {
+    const struct layer_type *type;
+    struct network *network;
+    int index;                 // 0-based among layer sections
+    struct cfg_section *section;
+    void *settings;            // type->settings_size bytes, filled from type->options
+    void *state;               // the type's own; allocated in create
+
+    int input_count;
+    struct layer **inputs;     // the layers it reads; an entry NULL is the network's input
+    struct shape input_shape;  // of inputs[0]
+    struct shape output_shape; // set by create
+
+    float *output;             // [max_images] of output_shape; allocated by the network after create
+    float *output_maximum;     // [max_images][channels]
+    bool output_maximum_known;
+    float *delta;              // dL/d(output), same size, allocated for training only; NULL where nothing flows back
+    bool delta_written;        // a reader of the output has written delta in this backward pass
+    bool needs_delta;          // some trainable parameter lies at or below this layer
+
+    size_t extra_memory;       // bytes the layer allocated itself, for `summary`
+    double multiply_adds;      // per image, one forward pass, for `summary`
+};
+
+struct layer_type {
+    const char *name, *alias;          // "convolutional", "conv"; alias may be NULL
+    const char *help;
+    const struct option_description *options;
+    size_t settings_size;
+    // Checks settings against the inputs (layer->inputs[0] and input_shape are already the previous layer;
+    // layers with `from`/`layers` options replace them with layer_set_inputs), sets output_shape, registers
+    // parameters and allocates state. Problems go to diagnostics with the section's line.
+    bool (*create)(struct layer *layer, struct diagnostics *diagnostics);
+    // output = f(inputs).
+    bool (*forward)(struct layer *layer, const struct pass *pass, struct error *error);
+    // From layer->delta: parameter gradients are added to, and the deltas of the inputs written (see
+    // layer_input_delta). Not called where layer->needs_delta is false.
+    bool (*backward)(struct layer *layer, const struct pass *pass, struct error *error);
+    void (*destroy)(struct layer *layer);
+    // One short text for `summary` ("3x3/1 MLS <2,1> nc 16"), may be NULL.
+    void (*describe)(const struct layer *layer, char *text, size_t size);
+};
+
+// All layer types, ended by NULL (layers/table.c).
+extern const struct layer_type *const layer_types[];
+const struct layer_type *layer_type_find(const char *name); // by name or alias
+
+// --- helpers for layer files (network.c) ---
+
+// Values read by the layer: inputs[i]'s output, or the network's input.
+const float *layer_input(const struct layer *layer, int i);
+// Where dL/d(inputs[i]) goes: *accumulate says whether to add to it or to overwrite it (the first reader in a
+// backward pass overwrites). NULL: nobody needs it. Marks it as written and its maximum as unknown.
+float *layer_input_delta(struct layer *layer, int i, bool *accumulate);
+// Resolves Darknet's layer references (negative: relative to this layer, else absolute); problems go to
+// diagnostics. Sets inputs, input_count and input_shape.
+bool layer_set_inputs(struct layer *layer, const int *references, int count, struct diagnostics *diagnostics);
+// Output shape of the layer an input comes from.
+struct shape layer_input_shape(const struct layer *layer, int i);
+// Registers and allocates a parameter "layers.INDEX.<role>"; NULL without memory (reported to diagnostics).
+struct parameter *layer_add_parameter(struct layer *layer, const char *role, int rank, const int *dims, bool trainable,
+                                      bool decay, struct diagnostics *diagnostics);
+// Memory that is counted in extra_memory; NULL is reported to diagnostics.
+void *layer_allocate(struct layer *layer, size_t count, size_t size, struct diagnostics *diagnostics);
+
+#endif

@@ -1,0 +1,28 @@
+// The MLS options of a [convolutional] section and their defaults in [net]: mls, exponent, mantissa,
+// group, group_size, scale_exponent, scale_mantissa, rounding; each also with the prefix weight_,
+// activation_ or error_ for one operand alone.
+#ifndef NET_MLS_OPTIONS_H
+#define NET_MLS_OPTIONS_H
+
+#include "mls/format.h"
+#include "net/options.h"
+
+struct mls_format_settings { // OPTION_UNSET where not given
+    int exponent, mantissa, group, group_size, scale_exponent, scale_mantissa, rounding;
+};
+
+struct mls_settings {
+    int mls;                                // 0, 1, OPTION_UNSET
+    struct mls_format_settings all;
+    struct mls_format_settings operand[3];  // by enum mls_operand
+};
+
+// The table for struct mls_settings, all defaults NULL.
+extern const struct option_description mls_option_table[];
+
+// What holds for one layer: its own section goes before [net]; within a section an operand's option
+// goes before the plain one. `mls` is 1 by default.
+void mls_settings_resolve(const struct mls_settings *layer, const struct mls_settings *net, int *mls,
+                          struct mls_format formats[3]);
+
+#endif

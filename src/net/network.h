@@ -1,0 +1,71 @@
+// A network: the layers of a cfg in order, their parameters, forward and backward order.
+#ifndef NET_NETWORK_H
+#define NET_NETWORK_H
+
+#include "net/layer.h"
+#include "net/mls_options.h"
+
+// [net]: what the network floor reads itself. Options of training (learning_rate, ...) are in the same section
+// and read by train/ with a table of its own; both tables count as known.
+struct net_settings {
+    int batch, subdivisions;
+    int height, width, channels;
+    char *kernel;       // name of the MLS kernel set; NULL: the best this processor has
+    struct mls_settings mls;
+};
+extern const struct option_description net_option_table[];      // without the mls_* ones (see mls_option_table)
+extern const struct option_description training_option_table[]; // defined in net/training_options.c
+
+struct kernel_set;
+
+struct network {
+    const char *cfg_path;
+    struct net_settings settings;
+    const struct kernel_set *kernels;
+    struct thread_pool *pool;     // not owned
+    uint64_t seed;                // of the initial weights
+    int max_images;               // largest images of a pass
+    bool for_training;
+    struct shape input_shape;
+    const float *input;           // set by network_forward
+    int layer_count;
+    struct layer **layers;
+    int parameter_count;
+    struct parameter **parameters; // in layer order
+    struct layer *output_layer;    // what predicts: the [softmax] if there is one, else the last layer
+    struct layer *loss_layer;      // computes the loss ([softmax] or [cost]); NULL if none
+    double loss;                   // sum over the images of the last forward pass with labels, not scaled
+    void *scratch;                 // per thread, scratch_bytes each, at scratch + thread * scratch_bytes
+    size_t scratch_bytes;
+};
+
+struct network_request {
+    bool for_training;
+    int max_images;               // 0: batch / subdivisions
+    const char *kernel;           // NULL: as the cfg says
+    uint64_t seed;                // of the initial weights
+};
+
+// Builds the network. All that is wrong with the cfg goes to diagnostics (every section is looked at before
+// it gives up), and NULL is returned. Weights are initialized from the seed.
+struct network *network_create(struct cfg *cfg, const struct network_request *request, struct thread_pool *pool,
+                               struct diagnostics *diagnostics);
+void network_destroy(struct network *network);
+
+// input: [pass->images] of input_shape. With labels the loss layer fills network->loss.
+// false: a NaN or infinity came up; the message names layer and operand.
+bool network_forward(struct network *network, const float *input, const struct pass *pass, struct error *error);
+// After network_forward with labels: adds to all gradients.
+bool network_backward(struct network *network, const struct pass *pass, struct error *error);
+void network_clear_gradients(struct network *network);
+// Class scores of the last forward pass, [images][classes].
+const float *network_output(const struct network *network, int *classes);
+struct parameter *network_find_parameter(const struct network *network, const char *name);
+// A layer asks for per-thread scratch of at least this size (in create).
+void network_request_scratch(struct network *network, size_t bytes);
+static inline void *network_scratch(const struct network *network, int thread)
+{
+    return (char *)network->scratch + (size_t)thread * network->scratch_bytes;
+}
+
+#endif

@@ -1,0 +1,210 @@
+// Every kernel set equals the plain definition in src/mls bit for bit, over random shapes and formats.
+// To add a case: a row in fixed_cases, or more rounds of random_case. A kernel set that this processor lacks
+// is reported as skipped.
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/memory.h"
+#include "kernels/packed.h"
+
+#define TENSOR_KEY 0x1234567890abcdefu
+
+struct test_case {
+    struct convolution_shape shape;
+    struct mls_format formats[3];
+    bool nonnegative;
+    int zero; // 1: every third plane is all zero; 2: the whole activation is zero
+};
+
+static float *random_values(const int dims[4], uint64_t key, bool nonnegative, int zero)
+{
+    size_t plane = (size_t)dims[2] * (size_t)dims[3], planes = (size_t)dims[0] * (size_t)dims[1];
+    float *values = memory_allocate(planes * plane + 64, sizeof(float), NULL);
+    struct random_stream stream = {key, 0};
+    for (size_t p = 0; p < planes; p++) {
+        float scale = ldexpf(1.0f, (int)random_below(&stream, 12) - 6);
+        for (size_t i = 0; i < plane; i++) {
+            float value = random_normal(&stream) * scale;
+            if (nonnegative && value < 0) value = 0;
+            if (zero == 2 || (zero == 1 && p % 3 == 0)) value = 0;
+            values[p * plane + i] = value;
+        }
+    }
+    return values;
+}
+
+static void assert_same(const char *what, const float *expected, const float *found, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (memcmp(&expected[i], &found[i], sizeof(float)) != 0 && !(expected[i] == 0 && found[i] == 0))
+            fail_msg("%s: element %zu of %zu: expected %a, found %a", what, i, count, (double)expected[i], (double)found[i]);
+}
+
+static size_t volume(const int dims[4])
+{
+    return (size_t)dims[0] * (size_t)dims[1] * (size_t)dims[2] * (size_t)dims[3];
+}
+
+static void check_case(const struct kernel_set *set, const struct test_case *test, uint64_t key, int threads)
+{
+    const struct convolution_shape *s = &test->shape;
+    const int input[4] = {s->images, s->in_channels, s->in_height, s->in_width};
+    const int output[4] = {s->images, s->out_channels, s->out_height, s->out_width};
+    const int weight[4] = {s->out_channels, s->in_channels, s->kernel_height, s->kernel_width};
+    float *a = random_values(input, key, test->nonnegative, test->zero), *w = random_values(weight, key + 1, false, 0);
+    float *e = random_values(output, key + 2, false, test->zero == 1);
+    size_t most = volume(input) + volume(output) + volume(weight) + 64;
+    float *expected = memory_allocate(most, sizeof(float), NULL), *found = memory_allocate(most, sizeof(float), NULL);
+    struct error error = {""};
+    struct mls_tensor qw, qa, qe;
+    assert_true(mls_quantize(&test->formats[MLS_WEIGHT], MLS_WEIGHT, w, weight, 1, TENSOR_KEY, &qw, &error));
+    assert_true(mls_quantize(&test->formats[MLS_ACTIVATION], MLS_ACTIVATION, a, input, 1, TENSOR_KEY + 1, &qa, &error));
+    assert_true(mls_quantize(&test->formats[MLS_ERROR], MLS_ERROR, e, output, 1, TENSOR_KEY + 2, &qe, &error));
+
+    struct packed_request request = {.kernels = set, .shape = *s, .nonnegative = test->nonnegative, .for_training = true};
+    memcpy(request.formats, test->formats, sizeof request.formats);
+    struct thread_pool *pool = thread_pool_create(threads, &error);
+    struct packed_convolution *packed = packed_create(&request, &error);
+    assert_non_null(pool);
+    assert_non_null(packed);
+    assert_true(packed_quantize_weights(packed, pool, w, TENSOR_KEY, false, &error));
+    assert_true(packed_quantize_activations(packed, pool, s->images, a, NULL, TENSOR_KEY + 1, false, &error));
+    assert_true(packed_quantize_errors(packed, pool, s->images, e, NULL, TENSOR_KEY + 2, &error));
+
+    mls_convolution_forward(s, &qw, &qa, expected);
+    packed_forward(packed, pool, s->images, found, NULL, NULL);
+    assert_same("forward", expected, found, volume(output));
+    mls_convolution_input_error(s, &qw, &qe, expected);
+    packed_input_error(packed, pool, s->images, found, false);
+    assert_same("input error", expected, found, volume(input));
+    mls_convolution_weight_gradient(s, &qa, &qe, expected);
+    memset(found, 0, volume(weight) * sizeof(float));
+    packed_weight_gradient(packed, pool, s->images, found);
+    assert_same("weight gradient", expected, found, volume(weight));
+
+    packed_destroy(packed);
+    thread_pool_destroy(pool);
+    mls_tensor_release(&qw);
+    mls_tensor_release(&qa);
+    mls_tensor_release(&qe);
+    memory_release(a);
+    memory_release(w);
+    memory_release(e);
+    memory_release(expected);
+    memory_release(found);
+}
+
+static struct mls_format random_format(struct random_stream *stream)
+{
+    static const int elements[][2] = {{2, 1}, {2, 4}, {2, 2}, {1, 2}, {1, 6}, {0, 3}, {0, 7}, {0, 1}, {3, 0}, {2, 0}};
+    static const int sizes[] = {1, 2, 3, 4, 5, 8, 12, 16, 24, 32, 64};
+    const int *element = elements[random_below(stream, 10)];
+    return (struct mls_format){.exponent = element[0], .mantissa = element[1],
+                               .group = (enum mls_group)(random_below(stream, 8) < 4 ? MLS_GROUP_NC : random_below(stream, 4)),
+                               .group_size = sizes[random_below(stream, 11)],
+                               .scale_exponent = 1 + (int)random_below(stream, 8),
+                               .scale_mantissa = (int)random_below(stream, 2),
+                               .rounding = random_below(stream, 2) ? MLS_STOCHASTIC : MLS_NEAREST};
+}
+
+static struct test_case random_case(uint64_t key)
+{
+    static const int kernels[] = {1, 2, 3, 3, 3, 5, 7};
+    struct random_stream stream = {key, 0};
+    struct test_case test;
+    do {
+        int kernel = kernels[random_below(&stream, 7)];
+        test.shape = (struct convolution_shape){.images = 1 + (int)random_below(&stream, 3),
+                                                .in_channels = 1 + (int)random_below(&stream, 40),
+                                                .in_height = 1 + (int)random_below(&stream, 18),
+                                                .in_width = 1 + (int)random_below(&stream, 20),
+                                                .out_channels = 1 + (int)random_below(&stream, 40),
+                                                .kernel_height = kernel, .kernel_width = kernel,
+                                                .stride = 1 + (int)random_below(&stream, 3),
+                                                .padding = (int)random_below(&stream, (uint32_t)kernel), .groups = 1};
+        for (int i = 0; i < 3; i++) test.formats[i] = random_format(&stream);
+        test.nonnegative = random_below(&stream, 2);
+        test.zero = random_below(&stream, 8) == 0 ? 2 : (int)random_below(&stream, 2);
+    } while (!convolution_shape_complete(&test.shape, NULL) || !packed_supports(&test.shape, test.formats, NULL));
+    return test;
+}
+
+static const struct kernel_set *set_or_skip(void **state)
+{
+    const struct kernel_set *set = *state;
+    if (set->supported()) return set;
+    print_message("skipped: kernel set %s is not supported by this processor\n", set->name);
+    skip();
+    return NULL;
+}
+
+static void test_random_shapes(void **state)
+{
+    const struct kernel_set *set = set_or_skip(state);
+    for (uint64_t round = 0; round < 150; round++) {
+        struct test_case test = random_case(1000 + round);
+        check_case(set, &test, 77 * round, 1 + (int)(round % 3));
+    }
+}
+
+// The shapes of the networks that we ship, few images.
+static void test_network_shapes(void **state)
+{
+    const struct kernel_set *set = set_or_skip(state);
+    static const int rows[][5] = {{16, 16, 32, 3, 1}, {16, 32, 32, 3, 2}, {32, 32, 16, 3, 1}, {32, 64, 16, 3, 2},
+                                  {64, 64, 8, 3, 1},  {64, 64, 2, 3, 1},  {3, 16, 32, 3, 1},  {3, 64, 16, 7, 2},
+                                  {16, 32, 32, 1, 2}, {48, 80, 7, 1, 1},  {16, 16, 300, 3, 1}};
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
+        for (int group_size = 1; group_size <= 16; group_size *= 4) {
+            const int *r = rows[i];
+            struct test_case test = {.nonnegative = i % 2 == 0};
+            test.shape = (struct convolution_shape){.images = 2, .in_channels = r[0], .out_channels = r[1],
+                                                    .in_height = r[2] > 100 ? 2 : r[2], .in_width = r[2],
+                                                    .kernel_height = r[3], .kernel_width = r[3], .stride = r[4],
+                                                    .padding = r[3] / 2, .groups = 1};
+            assert_true(convolution_shape_complete(&test.shape, NULL));
+            for (int k = 0; k < 3; k++) {
+                test.formats[k] = mls_format_default((enum mls_operand)k);
+                test.formats[k].group_size = group_size;
+            }
+            check_case(set, &test, 5 * i, 2);
+        }
+}
+
+// All elements at the largest value, with the most products that packed_supports lets through.
+static void test_largest_sums(void **state)
+{
+    const struct kernel_set *set = set_or_skip(state);
+    struct test_case test = {.shape = {.images = 1, .in_channels = 3600, .in_height = 3, .in_width = 3, .out_channels = 2,
+                                       .kernel_height = 3, .kernel_width = 3, .stride = 1, .padding = 1, .groups = 1}};
+    assert_true(convolution_shape_complete(&test.shape, NULL));
+    for (int k = 0; k < 3; k++)
+        test.formats[k] = (struct mls_format){.mantissa = 7, .group = MLS_GROUP_NONE, .group_size = 1, .scale_exponent = 8};
+    assert_true(packed_supports(&test.shape, test.formats, NULL));
+    check_case(set, &test, 9, 1);
+    test.shape.in_channels *= 2;
+    assert_false(packed_supports(&test.shape, test.formats, NULL));
+}
+
+int main(void)
+{
+    struct CMUnitTest tests[64];
+    static char names[64][64];
+    size_t count = 0;
+    static const struct { const char *name; CMUnitTestFunction function; } functions[] = {
+        {"random_shapes", test_random_shapes}, {"network_shapes", test_network_shapes}, {"largest_sums", test_largest_sums}};
+    for (int i = 0; kernel_sets[i]; i++)
+        for (size_t f = 0; f < 3; f++) {
+            snprintf(names[count], sizeof names[count], "%s: %s", kernel_sets[i]->name, functions[f].name);
+            tests[count] = (struct CMUnitTest){names[count], functions[f].function, NULL, NULL, (void *)(uintptr_t)kernel_sets[i]};
+            count++;
+        }
+    return _cmocka_run_group_tests("kernels", tests, count, NULL, NULL);
+}
