@@ -10,6 +10,12 @@
 
 #include "base/error.h"
 
+// What a source's read function uses: `count` names, copied; count pictures for a split.
+struct dataset;
+struct split;
+bool dataset_set_names(struct dataset *dataset, const char *const *names, int count, struct error *error);
+bool split_allocate(const struct dataset *dataset, struct split *split, int count, struct error *error);
+
 // Text values of the [data] section, as the caller read them (data/ does not know cfg files).
 struct data_settings {
     int type;                 // index in data_sources[]; option type=
@@ -40,12 +46,14 @@ struct dataset {
 struct data_source {
     const char *name;         // "cifar10"
     const char *help;
+    const char *folder;       // usual name of the folder with the files; NULL: none
     const char *where_to_get; // shown when a file is missing
+    // true if the folder seems to hold this data set.
+    bool (*present)(const char *folder);
     // Fills shape, classes, names, default mean and std, and both splits from the folder.
     bool (*read)(struct dataset *dataset, const char *folder, struct error *error);
 };
 extern const struct data_source *const data_sources[]; // ended by NULL
-#define DATA_SOURCE_NAMES "cifar10 cifar100 idx"       // `choices` of the option, in the order of data_sources
 
 // The folder: `override` if not NULL (--data), else the environment variable MLSNET_DATA, else settings->path.
 // Each may be the folder with the files or its parent (the source's usual folder name is then tried below

@@ -41,8 +41,9 @@ struct pass {
     struct thread_pool *pool;
     int images;          // images in this (sub)batch, <= network->max_images
     bool training;
-    uint64_t seed, step; // of the run; random bits are keyed by (seed, step, layer index, operand)
+    uint64_t seed, step; // random bits are keyed by (seed, step, layer index, operand); each subdivision is a step here
     const int *labels;   // [images]; NULL: no loss wanted
+    float label_smoothing;
     float loss_scale;    // gradients are multiplied by this: 1 / images, and 1 / subdivisions where those accumulate
 };
 
@@ -66,6 +67,7 @@ struct layer {
     float *output_maximum;     // [max_images][channels]
     bool output_maximum_known;
     float *delta;              // dL/d(output), same size, allocated for training only; NULL where nothing flows back
+    bool output_nonnegative;   // set by create: no output is ever negative, so a quantized element needs no sign
     bool delta_written;        // a reader of the output has written delta in this backward pass
     bool needs_delta;          // some trainable parameter lies at or below this layer
 

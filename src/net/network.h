@@ -14,7 +14,8 @@ struct net_settings {
     struct mls_settings mls;
 };
 extern const struct option_description net_option_table[];      // without the mls_* ones (see mls_option_table)
-extern const struct option_description training_option_table[]; // defined in net/training_options.c
+extern const struct option_description training_option_table[]; // training_options.h
+extern const struct option_description data_option_table[];     // data_options.h
 
 struct kernel_set;
 

@@ -1,0 +1,116 @@
+// [connected]: y = activation(W x + b), W [outputs][inputs], in fp32 (one CBLAS product over the batch).
+#include <cblas.h>
+#include <math.h>
+
+#include "base/memory.h"
+#include "base/random.h"
+#include "net/batch_normalization.h"
+#include "net/network.h"
+
+struct connected_settings {
+    int output, activation, batch_normalize;
+};
+
+#define AT(field) offsetof(struct connected_settings, field)
+
+// clang-format off
+static const struct option_description options[] = {
+    {"output", OPTION_INT, AT(output), 1, 1000000, "1", NULL, "number of outputs"},
+    {"activation", OPTION_CHOICE, AT(activation), 0, 0, "logistic", ACTIVATION_NAMES, "activation function"},
+    {"batch_normalize", OPTION_BOOL, AT(batch_normalize), 0, 1, "0", NULL, "1: batch normalization before the activation"},
+    {0},
+};
+// clang-format on
+
+struct connected {
+    int inputs, outputs;
+    enum activation activation;
+    bool normalize;
+    struct parameter *weights, *bias;
+    struct batch_normalization norm;
+    float *raw; // before batch normalization
+};
+
+static bool create(struct layer *layer, struct diagnostics *diagnostics)
+{
+    const struct connected_settings *settings = layer->settings;
+    struct connected *c = layer->state = layer_allocate(layer, 1, sizeof *c, diagnostics);
+    if (!c) return false;
+    size_t inputs = shape_size(layer->input_shape);
+    if (inputs > 1 << 28) {
+        diagnostics_add(diagnostics, layer->section->line, layer->section->name, "%zu inputs: expected at most 2^28", inputs);
+        return false;
+    }
+    c->inputs = (int)inputs;
+    c->outputs = settings->output;
+    c->activation = (enum activation)settings->activation;
+    c->normalize = settings->batch_normalize;
+    layer->output_shape = (struct shape){c->outputs, 1, 1};
+    layer->output_nonnegative = activation_is_nonnegative(c->activation);
+    layer->multiply_adds = (double)c->inputs * c->outputs;
+    const int dims[2] = {c->outputs, c->inputs};
+    c->weights = layer_add_parameter(layer, "connected.weight", 2, dims, true, true, diagnostics);
+    if (!c->weights) return false;
+    // Uniform within 1 / sqrt(inputs), weights and biases: PyTorch's nn.Linear.
+    float bound = 1 / sqrtf((float)c->inputs);
+    struct random_stream stream = {random_key(layer->network->seed, 1, (uint64_t)layer->index, 0), 0};
+    for (size_t i = 0; i < c->weights->count; i++) c->weights->value[i] = bound * (2 * random_uniform(&stream) - 1);
+    if (c->normalize) {
+        c->raw = layer_allocate(layer, (size_t)layer->network->max_images * (size_t)c->outputs, sizeof(float), diagnostics);
+        return c->raw && batch_normalization_create(&c->norm, layer, c->outputs, 1, diagnostics);
+    }
+    c->bias = layer_add_parameter(layer, "connected.bias", 1, dims, true, false, diagnostics);
+    if (!c->bias) return false;
+    for (int i = 0; i < c->outputs; i++) c->bias->value[i] = bound * (2 * random_uniform(&stream) - 1);
+    return true;
+}
+
+static bool forward(struct layer *layer, const struct pass *pass, struct error *error)
+{
+    struct connected *c = layer->state;
+    float *z = c->normalize ? c->raw : layer->output;
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, pass->images, c->outputs, c->inputs, 1, layer_input(layer, 0),
+                c->inputs, c->weights->value, c->inputs, 0, z, c->outputs);
+    if (c->normalize)
+        return batch_normalization_forward(&c->norm, pass, z, false, c->activation, layer->output, NULL, error);
+    for (int n = 0; n < pass->images; n++)
+        for (int i = 0; i < c->outputs; i++) z[(size_t)n * (size_t)c->outputs + (size_t)i] += c->bias->value[i];
+    activation_apply(c->activation, z, (size_t)pass->images * (size_t)c->outputs);
+    return true;
+}
+
+static bool backward(struct layer *layer, const struct pass *pass, struct error *error)
+{
+    struct connected *c = layer->state;
+    if (c->normalize) {
+        if (!batch_normalization_backward(&c->norm, pass, c->raw, layer->output, c->activation, layer->delta, layer->delta,
+                                          false, NULL, error))
+            return false;
+    } else {
+        activation_gradient(c->activation, layer->output, layer->delta, (size_t)pass->images * (size_t)c->outputs);
+        for (int n = 0; n < pass->images; n++)
+            for (int i = 0; i < c->outputs; i++) c->bias->gradient[i] += layer->delta[(size_t)n * (size_t)c->outputs + (size_t)i];
+    }
+    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, c->outputs, c->inputs, pass->images, 1, layer->delta, c->outputs,
+                layer_input(layer, 0), c->inputs, 1, c->weights->gradient, c->inputs);
+    bool accumulate = false;
+    float *delta = layer_input_delta(layer, 0, &accumulate);
+    if (delta)
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, pass->images, c->inputs, c->outputs, 1, layer->delta, c->outputs,
+                    c->weights->value, c->inputs, accumulate ? 1 : 0, delta, c->inputs);
+    return true;
+}
+
+static void destroy(struct layer *layer)
+{
+    struct connected *c = layer->state;
+    batch_normalization_destroy(&c->norm);
+    memory_release(c->raw);
+    memory_release(c);
+}
+
+const struct layer_type connected_layer_type = {
+    .name = "connected", .alias = "conn", .help = "fully connected layer, fp32", .options = options,
+    .settings_size = sizeof(struct connected_settings),
+    .create = create, .forward = forward, .backward = backward, .destroy = destroy,
+};

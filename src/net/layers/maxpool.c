@@ -1,0 +1,129 @@
+// [maxpool]: the largest value of each window. Darknet's shapes: the padding is the sum of both sides, size - 1
+// unless given, half of it (rounded down) above and to the left.
+#include <math.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "net/network.h"
+
+struct maxpool_settings {
+    int size, stride, padding;
+};
+
+#define AT(field) offsetof(struct maxpool_settings, field)
+
+// clang-format off
+static const struct option_description options[] = {
+    {"stride", OPTION_INT, AT(stride), 1, 4096, "1", NULL, "pixels between windows"},
+    {"size", OPTION_INT, AT(size), 1, 4096, NULL, NULL, "rows and columns of the window; stride if not given"},
+    {"padding", OPTION_INT, AT(padding), 0, 4096, NULL, NULL, "padding of both sides together; size - 1 if not given"},
+    {0},
+};
+// clang-format on
+
+struct maxpool {
+    int size, stride, offset;
+    int *winners; // [images] of the output shape: index of the input element
+};
+
+static bool create(struct layer *layer, struct diagnostics *diagnostics)
+{
+    const struct maxpool_settings *settings = layer->settings;
+    struct maxpool *pool = layer->state = layer_allocate(layer, 1, sizeof *pool, diagnostics);
+    if (!pool) return false;
+    struct shape in = layer->input_shape;
+    pool->stride = settings->stride;
+    pool->size = settings->size == OPTION_UNSET ? settings->stride : settings->size;
+    int padding = settings->padding == OPTION_UNSET ? pool->size - 1 : settings->padding;
+    pool->offset = padding / 2;
+    int height = in.height + padding - pool->size, width = in.width + padding - pool->size;
+    if (height < 0 || width < 0 || padding >= 2 * pool->size) {
+        diagnostics_add(diagnostics, layer->section->line, layer->section->name,
+                        "size=%d padding=%d does not fit an input of %dx%d", pool->size, padding, in.height, in.width);
+        return false;
+    }
+    layer->output_shape = (struct shape){in.channels, height / pool->stride + 1, width / pool->stride + 1};
+    layer->output_nonnegative = layer->inputs[0] && layer->inputs[0]->output_nonnegative;
+    size_t count = (size_t)layer->network->max_images * shape_size(layer->output_shape);
+    return (pool->winners = layer_allocate(layer, count, sizeof(int), diagnostics)) != NULL;
+}
+
+static float window_maximum(const struct maxpool *pool, struct shape in, const float *plane, int y, int x, int *winner)
+{
+    float largest = -INFINITY;
+    *winner = -1; // a window outside the picture: 0
+    for (int ky = 0; ky < pool->size; ky++)
+        for (int kx = 0; kx < pool->size; kx++) {
+            int r = y * pool->stride + ky - pool->offset, c = x * pool->stride + kx - pool->offset;
+            if (r < 0 || r >= in.height || c < 0 || c >= in.width) continue;
+            float value = plane[r * in.width + c];
+            if (*winner >= 0 && value <= largest) continue;
+            largest = value;
+            *winner = r * in.width + c;
+        }
+    return *winner >= 0 ? largest : 0;
+}
+
+static void forward_task(void *context, int image, int thread)
+{
+    (void)thread;
+    struct layer *layer = context;
+    const struct maxpool *pool = layer->state;
+    struct shape in = layer->input_shape, out = layer->output_shape;
+    const float *input = layer_input(layer, 0) + (size_t)image * shape_size(in);
+    size_t at = (size_t)image * shape_size(out);
+    for (int c = 0; c < in.channels; c++, input += (size_t)in.height * (size_t)in.width)
+        for (int y = 0; y < out.height; y++)
+            for (int x = 0; x < out.width; x++, at++)
+                layer->output[at] = window_maximum(pool, in, input, y, x, &pool->winners[at]);
+}
+
+static bool forward(struct layer *layer, const struct pass *pass, struct error *error)
+{
+    (void)error;
+    thread_pool_run(pass->pool, pass->images, forward_task, layer);
+    return true;
+}
+
+struct work {
+    struct layer *layer;
+    float *delta;
+    bool accumulate;
+};
+
+static void backward_task(void *context, int image, int thread)
+{
+    (void)thread;
+    const struct work *work = context;
+    const struct maxpool *pool = work->layer->state;
+    struct shape in = work->layer->input_shape, out = work->layer->output_shape;
+    size_t plane = (size_t)in.height * (size_t)in.width, out_plane = (size_t)out.height * (size_t)out.width;
+    float *delta = work->delta + (size_t)image * shape_size(in);
+    size_t at = (size_t)image * shape_size(out);
+    if (!work->accumulate) memset(delta, 0, shape_size(in) * sizeof(float));
+    for (int c = 0; c < in.channels; c++, delta += plane)
+        for (size_t i = 0; i < out_plane; i++, at++)
+            if (pool->winners[at] >= 0) delta[pool->winners[at]] += work->layer->delta[at];
+}
+
+static bool backward(struct layer *layer, const struct pass *pass, struct error *error)
+{
+    (void)error;
+    struct work work = {.layer = layer};
+    work.delta = layer_input_delta(layer, 0, &work.accumulate);
+    if (work.delta) thread_pool_run(pass->pool, pass->images, backward_task, &work);
+    return true;
+}
+
+static void destroy(struct layer *layer)
+{
+    struct maxpool *pool = layer->state;
+    memory_release(pool->winners);
+    memory_release(pool);
+}
+
+const struct layer_type maxpool_layer_type = {
+    .name = "maxpool", .alias = "max", .help = "largest value of a window", .options = options,
+    .settings_size = sizeof(struct maxpool_settings),
+    .create = create, .forward = forward, .backward = backward, .destroy = destroy,
+};

@@ -1,0 +1,79 @@
+// [softmax]: class probabilities; with labels also the cross-entropy, summed into network->loss. The target is
+// 1 - smoothing for the label plus smoothing / classes for all.
+#include <math.h>
+
+#include "net/network.h"
+
+static const struct option_description options[] = {
+    {"groups", OPTION_IGNORED, 0, 0, 0, NULL, NULL, "accepted for Darknet's files; without effect"},
+    {"temperature", OPTION_IGNORED, 0, 0, 0, NULL, NULL, "accepted for Darknet's files; without effect"},
+    {0},
+};
+
+static bool create(struct layer *layer, struct diagnostics *diagnostics)
+{
+    (void)diagnostics;
+    layer->output_shape = (struct shape){(int)shape_size(layer->input_shape), 1, 1};
+    layer->output_nonnegative = true;
+    return true;
+}
+
+static void softmax(const float *x, float *p, int classes)
+{
+    float largest = x[0], sum = 0;
+    for (int i = 1; i < classes; i++) largest = x[i] > largest ? x[i] : largest;
+    for (int i = 0; i < classes; i++) sum += p[i] = expf(x[i] - largest);
+    for (int i = 0; i < classes; i++) p[i] /= sum;
+}
+
+// -sum of target * log p, from the scores, so that no logarithm of 0 comes up.
+static double cross_entropy(const float *x, int classes, int label, float smoothing)
+{
+    double largest = (double)x[0], sum = 0, all = 0;
+    for (int i = 1; i < classes; i++) largest = (double)x[i] > largest ? (double)x[i] : largest;
+    for (int i = 0; i < classes; i++) {
+        sum += exp((double)x[i] - largest);
+        all += (double)x[i];
+    }
+    double normalizer = largest + log(sum), mean = all / classes;
+    return (1 - (double)smoothing) * (normalizer - (double)x[label]) + (double)smoothing * (normalizer - mean);
+}
+
+static bool forward(struct layer *layer, const struct pass *pass, struct error *error)
+{
+    (void)error;
+    int classes = layer->output_shape.channels;
+    const float *x = layer_input(layer, 0);
+    for (int n = 0; n < pass->images; n++, x += classes) {
+        softmax(x, layer->output + (size_t)n * (size_t)classes, classes);
+        if (pass->labels) layer->network->loss += cross_entropy(x, classes, pass->labels[n], pass->label_smoothing);
+    }
+    return true;
+}
+
+// dL/dx = p - target: the loss starts here, the layer's own delta is not read.
+static bool backward(struct layer *layer, const struct pass *pass, struct error *error)
+{
+    (void)error;
+    int classes = layer->output_shape.channels;
+    bool accumulate = false;
+    float *delta = layer_input_delta(layer, 0, &accumulate), spread = pass->label_smoothing / (float)classes;
+    for (int n = 0; delta && n < pass->images; n++)
+        for (int i = 0; i < classes; i++) {
+            size_t at = (size_t)n * (size_t)classes + (size_t)i;
+            float target = spread + (pass->labels[n] == i ? 1 - pass->label_smoothing : 0);
+            float value = (layer->output[at] - target) * pass->loss_scale;
+            delta[at] = accumulate ? delta[at] + value : value;
+        }
+    return true;
+}
+
+static void destroy(struct layer *layer)
+{
+    (void)layer;
+}
+
+const struct layer_type softmax_layer_type = {
+    .name = "softmax", .alias = "soft", .help = "class probabilities and cross-entropy loss", .options = options,
+    .settings_size = 1, .create = create, .forward = forward, .backward = backward, .destroy = destroy,
+};

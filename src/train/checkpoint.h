@@ -1,0 +1,24 @@
+// Checkpoints: everything the next step reads. Nothing in them depends on time, machine or number of threads.
+#ifndef TRAIN_CHECKPOINT_H
+#define TRAIN_CHECKPOINT_H
+
+#include "net/network.h"
+
+struct training_state {
+    long step;            // optimizer steps done
+    long epoch;           // epochs done
+    long batch;           // batches done in the present epoch
+    double loss_sum;      // of the present epoch
+    long correct, images;
+    double best;          // best test accuracy so far, -1: none
+    long seed;
+};
+
+// cfg_text goes into the metadata.
+bool checkpoint_save(const char *path, const struct network *network, const struct training_state *state,
+                     const char *cfg_text, struct error *error);
+// Into a network of the same names and shapes; nothing is changed unless all is verified. state NULL: only the
+// weights and running statistics are wanted (momentum may be missing).
+bool checkpoint_load(const char *path, struct network *network, struct training_state *state, struct error *error);
+
+#endif

@@ -1,0 +1,45 @@
+#include "train/sgd.h"
+
+#include <math.h>
+
+#include "base/vector.h"
+
+// Returns a number that is finite if all new weights are.
+VECTORIZED static float update(const struct sgd *sgd, float decay, float *weights, float *gradients, float *momentum,
+                               size_t count)
+{
+    float rate = sgd->rate, keep = sgd->momentum, check = 0;
+    for (size_t i = 0; i < count; i++) {
+        float g = gradients[i] + decay * weights[i];
+        float v = keep * momentum[i] + g;
+        momentum[i] = v;
+        weights[i] -= rate * (sgd->nesterov ? g + keep * v : v);
+        gradients[i] = 0;
+    }
+    for (size_t i = 0; i < count; i++) check += 0 * weights[i]; // 0, or NaN
+    return check;
+}
+
+struct work {
+    const struct sgd *sgd;
+    struct network *network;
+    int failed; // index of a parameter, or -1
+};
+
+static void update_task(void *context, int task, int thread)
+{
+    (void)thread;
+    struct work *work = context;
+    struct parameter *p = work->network->parameters[task];
+    if (!p->gradient) return;
+    if (!isfinite(update(work->sgd, p->decay ? work->sgd->decay : 0, p->value, p->gradient, p->momentum, p->count)))
+        __atomic_store_n(&work->failed, task, __ATOMIC_RELAXED);
+}
+
+bool sgd_step(const struct sgd *sgd, struct network *network, struct error *error)
+{
+    struct work work = {sgd, network, -1};
+    thread_pool_run(network->pool, network->parameter_count, update_task, &work);
+    if (work.failed < 0) return true;
+    return error_set(error, "%s: a weight is not a finite number after the update", network->parameters[work.failed]->name);
+}
