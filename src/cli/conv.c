@@ -1,0 +1,226 @@
+// mlsnet conv: one low-bit convolution, any of the three passes, on any kernel set: the golden model.
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "base/npy.h"
+#include "cli/arguments.h"
+#include "cli/command.h"
+#include "cli/format_arguments.h"
+#include "kernels/packed.h"
+
+struct options {
+    const char *pass, *first, *second, *output, *kernel, *input_size, *kernel_size;
+    struct format_texts all, operand[3];
+    int stride, padding, groups;
+    bool simulated, json;
+};
+
+struct conv {
+    enum convolution_pass pass;
+    enum mls_operand operands[2]; // of the two inputs
+    enum mls_operand result;
+    struct npy in[2];
+    struct convolution_shape shape;
+    struct mls_format formats[3];
+    const char *path; // what computed it
+    float *output;
+};
+
+static bool parse_pass(const char *text, struct conv *c, struct error *error)
+{
+    static const char *const names[] = {"forward", "input-error", "weight-gradient"};
+    static const enum mls_operand operands[][3] = {{MLS_ACTIVATION, MLS_WEIGHT, MLS_ERROR},
+                                                   {MLS_ERROR, MLS_WEIGHT, MLS_ACTIVATION},
+                                                   {MLS_ACTIVATION, MLS_ERROR, MLS_WEIGHT}};
+    for (int i = 0; text && i < 3; i++)
+        if (strcmp(text, names[i]) == 0) {
+            c->pass = (enum convolution_pass)i;
+            memcpy(c->operands, operands[i], sizeof c->operands);
+            c->result = operands[i][2];
+            return true;
+        }
+    return error_set(error, "--pass %s: expected forward, input-error or weight-gradient", text ? text : "is missing");
+}
+
+static bool parse_size(const char *name, const char *text, int *height, int *width, struct error *error)
+{
+    char rest;
+    if (sscanf(text, "%dx%d%c", height, width, &rest) == 2 && *height > 0 && *width > 0) return true;
+    return error_set(error, "%s %s: expected HxW, such as 32x32", name, text);
+}
+
+static const int *dims_of(const struct conv *c, enum mls_operand operand)
+{
+    return c->operands[0] == operand ? c->in[0].dims : c->operands[1] == operand ? c->in[1].dims : NULL;
+}
+
+// The sizes that the two arrays give, and those that they leave open.
+static bool find_shape(const struct options *o, struct conv *c, struct error *error)
+{
+    const int *a = dims_of(c, MLS_ACTIVATION), *w = dims_of(c, MLS_WEIGHT), *e = dims_of(c, MLS_ERROR);
+    struct convolution_shape *s = &c->shape;
+    *s = (struct convolution_shape){.stride = o->stride, .padding = o->padding, .groups = o->groups};
+    s->images = a ? a[0] : e[0];
+    s->out_channels = w ? w[0] : e[1];
+    s->in_channels = a ? a[1] : w[1] * o->groups;
+    if (w) s->kernel_height = w[2], s->kernel_width = w[3];
+    if (a) s->in_height = a[2], s->in_width = a[3];
+    if (!w) { // weight gradient: the smallest window that fits, unless given
+        s->kernel_height = a[2] + 2 * o->padding - (e[2] - 1) * o->stride;
+        s->kernel_width = a[3] + 2 * o->padding - (e[3] - 1) * o->stride;
+        if (o->kernel_size && !parse_size("--kernel-size", o->kernel_size, &s->kernel_height, &s->kernel_width, error)) return false;
+    }
+    if (!a) { // input error: the smallest input that fits, unless given
+        s->in_height = (e[2] - 1) * o->stride + w[2] - 2 * o->padding;
+        s->in_width = (e[3] - 1) * o->stride + w[3] - 2 * o->padding;
+        if (o->input_size && !parse_size("--input-size", o->input_size, &s->in_height, &s->in_width, error)) return false;
+    }
+    if (!convolution_shape_complete(s, error)) return false;
+    if (e && (e[0] != s->images || e[1] != s->out_channels || e[2] != s->out_height || e[3] != s->out_width))
+        return error_set(error, "the errors are [%d, %d, %d, %d]: expected [%d, %d, %d, %d]", e[0], e[1], e[2], e[3], s->images,
+                         s->out_channels, s->out_height, s->out_width);
+    if (w && (w[1] * o->groups != s->in_channels))
+        return error_set(error, "the weights take %d x %d input channels, the activations have %d", o->groups, w[1], s->in_channels);
+    return true;
+}
+
+static size_t output_dims(const struct conv *c, int dims[4])
+{
+    const struct convolution_shape *s = &c->shape;
+    const int all[3][4] = {{s->images, s->out_channels, s->out_height, s->out_width},
+                           {s->images, s->in_channels, s->in_height, s->in_width},
+                           {s->out_channels, s->in_channels / s->groups, s->kernel_height, s->kernel_width}};
+    memcpy(dims, all[c->pass], sizeof all[0]);
+    return (size_t)dims[0] * (size_t)dims[1] * (size_t)dims[2] * (size_t)dims[3];
+}
+
+static bool find_formats(const struct options *o, struct conv *c, struct error *error)
+{
+    for (int k = 0; k < 3; k++) {
+        c->formats[k] = mls_format_default((enum mls_operand)k);
+        c->formats[k].rounding = MLS_NEAREST;
+        if (!format_from_texts(&o->all, &c->formats[k], error) || !format_from_texts(&o->operand[k], &c->formats[k], error)) return false;
+    }
+    return true;
+}
+
+// Plain C: integers, or with --simulated fp32 on dequantized operands.
+static bool run_plain(struct conv *c, bool simulated, struct error *error)
+{
+    struct mls_tensor q[2] = {{.group_scales = NULL}};
+    float *values[2] = {NULL, NULL};
+    bool good = true;
+    for (int i = 0; i < 2 && good; i++) {
+        good = mls_quantize(&c->formats[c->operands[i]], c->operands[i], c->in[i].values, c->in[i].dims, c->shape.groups, 0, &q[i], error) &&
+               (values[i] = memory_allocate(c->in[i].count, sizeof(float), error)) != NULL;
+        if (good) mls_dequantize(&q[i], values[i]);
+    }
+    const struct convolution_shape *s = &c->shape;
+    if (good && simulated) {
+        if (c->pass == CONVOLUTION_FORWARD) float_convolution_forward(s, values[1], values[0], c->output);
+        if (c->pass == CONVOLUTION_INPUT_ERROR) float_convolution_input_error(s, values[1], values[0], c->output);
+        if (c->pass == CONVOLUTION_WEIGHT_GRADIENT) float_convolution_weight_gradient(s, values[0], values[1], c->output);
+    } else if (good) {
+        if (c->pass == CONVOLUTION_FORWARD) mls_convolution_forward(s, &q[1], &q[0], c->output);
+        if (c->pass == CONVOLUTION_INPUT_ERROR) mls_convolution_input_error(s, &q[1], &q[0], c->output);
+        if (c->pass == CONVOLUTION_WEIGHT_GRADIENT) mls_convolution_weight_gradient(s, &q[0], &q[1], c->output);
+    }
+    for (int i = 0; i < 2; i++) {
+        mls_tensor_release(&q[i]);
+        memory_release(values[i]);
+    }
+    return good;
+}
+
+static bool run_packed(struct conv *c, const struct kernel_set *set, struct error *error)
+{
+    struct packed_request request = {.kernels = set, .shape = c->shape, .for_training = true};
+    memcpy(request.formats, c->formats, sizeof request.formats);
+    struct thread_pool *pool = thread_pool_create(1, error);
+    struct packed_convolution *packed = pool ? packed_create(&request, error) : NULL;
+    bool good = packed != NULL;
+    for (int i = 0; i < 2 && good; i++) {
+        const float *x = c->in[i].values;
+        if (c->operands[i] == MLS_WEIGHT) good = packed_quantize_weights(packed, pool, x, 0, true, error);
+        if (c->operands[i] == MLS_ACTIVATION) good = packed_quantize_activations(packed, pool, c->shape.images, x, NULL, 0, true, error);
+        if (c->operands[i] == MLS_ERROR) good = packed_quantize_errors(packed, pool, c->shape.images, x, NULL, 0, error);
+    }
+    if (good && c->pass == CONVOLUTION_FORWARD) packed_forward(packed, pool, c->shape.images, c->output, NULL, NULL);
+    if (good && c->pass == CONVOLUTION_INPUT_ERROR) packed_input_error(packed, pool, c->shape.images, c->output, false);
+    if (good && c->pass == CONVOLUTION_WEIGHT_GRADIENT) packed_weight_gradient(packed, pool, c->shape.images, c->output);
+    packed_destroy(packed);
+    thread_pool_destroy(pool);
+    return good;
+}
+
+static bool compute(const struct options *o, struct conv *c, struct error *error)
+{
+    const struct kernel_set *set = kernel_set_find(o->kernel);
+    const char *reason = NULL;
+    // The formats of the operand that takes no part must not stand in the way.
+    c->formats[c->result] = c->formats[c->operands[0]];
+    bool integers = mls_fits_int8(&c->formats[c->operands[0]]) && mls_fits_int8(&c->formats[c->operands[1]]);
+    if (!set && strcmp(o->kernel, "reference") != 0)
+        return error_set(error, "--kernel %s: unknown or not supported by this processor; see mlsnet kernels", o->kernel);
+    c->path = o->simulated || !integers ? "simulated" : set && packed_supports(&c->shape, c->formats, &reason) ? set->name : "reference";
+    if (!integers && !o->simulated) fprintf(stderr, "mlsnet conv: the integers of the format do not fit 8 bits: simulated in fp32\n");
+    if (reason) fprintf(stderr, "mlsnet conv: %s: computed by the plain reference\n", reason);
+    if (set && strcmp(c->path, set->name) == 0) return run_packed(c, set, error);
+    return run_plain(c, strcmp(c->path, "simulated") == 0, error);
+}
+
+static bool run(const struct options *o, struct error *error)
+{
+    struct conv c = {0};
+    const char *const paths[2] = {o->first, o->second};
+    bool good = parse_pass(o->pass, &c, error) && find_formats(o, &c, error);
+    for (int i = 0; i < 2 && good; i++) {
+        good = npy_read(paths[i], &c.in[i], error);
+        if (good && (c.in[i].rank != 4 || c.in[i].count == 0))
+            good = error_set(error, "%s: %d dimensions, %zu elements: expected 4 dimensions and at least 1 element", paths[i], c.in[i].rank, c.in[i].count);
+    }
+    int dims[4];
+    good = good && (o->stride > 0 || error_set(error, "--stride %d: expected at least 1", o->stride)) &&
+           (o->groups > 0 || error_set(error, "--groups %d: expected at least 1", o->groups)) && find_shape(o, &c, error) &&
+           (c.output = memory_allocate(output_dims(&c, dims), sizeof(float), error)) != NULL && compute(o, &c, error) &&
+           npy_write_float(o->output, 4, dims, c.output, error);
+    if (good)
+        printf(o->json ? "{\"shape\": [%d, %d, %d, %d], \"path\": \"%s\", \"multiply_adds\": %.0f}\n" : "[%d, %d, %d, %d] by %s, %.0f multiply-adds\n",
+               dims[0], dims[1], dims[2], dims[3], c.path, convolution_multiply_adds(&c.shape));
+    memory_release(c.output);
+    npy_release(&c.in[0]);
+    npy_release(&c.in[1]);
+    return good;
+}
+
+int command_conv(int argc, char **argv)
+{
+    struct options o = {.stride = 1, .groups = 1};
+    const struct argument table[] = {
+        {"FIRST.npy", ARGUMENT_POSITIONAL, &o.first, "activations (forward, weight-gradient) or errors (input-error), [N, C, H, W]"},
+        {"SECOND.npy", ARGUMENT_POSITIONAL, &o.second, "weights [Co, Ci / groups, Kh, Kw] (forward, input-error) or errors"},
+        {"OUT.npy", ARGUMENT_POSITIONAL, &o.output, "the fp32 result"},
+        {"--pass", ARGUMENT_TEXT, &o.pass, "forward, input-error or weight-gradient"},
+        {"--stride", ARGUMENT_INT, &o.stride, "(default: 1)"},
+        {"--pad", ARGUMENT_INT, &o.padding, "zeros on every side (default: 0)"},
+        {"--groups", ARGUMENT_INT, &o.groups, "convolution groups (default: 1)"},
+        {"--input-size", ARGUMENT_TEXT, &o.input_size, "HxW of the input, for input-error (default: the smallest that fits)"},
+        {"--kernel-size", ARGUMENT_TEXT, &o.kernel_size, "KxK of the window, for weight-gradient (default: the largest that fits)"},
+        {"--kernel", ARGUMENT_TEXT, &o.kernel, "kernel set, or reference (default: the best supported, see mlsnet kernels)"},
+        {"--simulated", ARGUMENT_FLAG, &o.simulated, "fp32 arithmetic on dequantized operands instead of integers"},
+        FORMAT_ARGUMENTS("", o.all, " (default: as <2,1>, nc, 16, <8,1>)"),
+        FORMAT_ARGUMENTS("weight-", o.operand[MLS_WEIGHT], ", weights only"),
+        FORMAT_ARGUMENTS("activation-", o.operand[MLS_ACTIVATION], ", activations only"),
+        FORMAT_ARGUMENTS("error-", o.operand[MLS_ERROR], ", errors only"),
+        {"--json", ARGUMENT_FLAG, &o.json, "print as JSON"},
+        {0},
+    };
+    enum arguments_result result = arguments_parse(argc, argv, "--pass PASS FIRST.npy SECOND.npy OUT.npy [options]", table);
+    if (result != ARGUMENTS_GO_ON) return (int)result;
+    struct error error;
+    if (run(&o, &error)) return 0;
+    fprintf(stderr, "mlsnet conv: %s\n", error.message);
+    return 1;
+}

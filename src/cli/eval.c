@@ -1,0 +1,105 @@
+// mlsnet eval: figures of a checkpoint over the test set.
+#include <json-c/json.h>
+#include <stdio.h>
+
+#include "cli/command.h"
+#include "cli/session.h"
+#include "train/trainer.h"
+
+struct options {
+    struct session_request session;
+    const char *checkpoint, *confusion;
+    bool json;
+};
+
+static struct json_object *json_of(const struct metrics *m, const struct dataset *dataset)
+{
+    struct json_object *o = json_object_new_object(), *classes = json_object_new_array();
+    json_object_object_add(o, "images", json_object_new_int64(m->images));
+    json_object_object_add(o, "loss", json_object_new_double(m->loss_sum / (double)m->images));
+    json_object_object_add(o, "top1", json_object_new_double((double)m->top1 / (double)m->images));
+    json_object_object_add(o, "top5", json_object_new_double((double)m->top5 / (double)m->images));
+    for (int c = 0; c < m->classes; c++) {
+        struct json_object *row = json_object_new_object();
+        json_object_object_add(row, "name", json_object_new_string(dataset->names[c]));
+        json_object_object_add(row, "precision", json_object_new_double(metrics_precision(m, c)));
+        json_object_object_add(row, "recall", json_object_new_double(metrics_recall(m, c)));
+        json_object_array_add(classes, row);
+    }
+    json_object_object_add(o, "classes", classes);
+    return o;
+}
+
+static void print_figures(const struct metrics *m, const struct dataset *dataset)
+{
+    printf("%ld images: top-1 %.2f %%  top-5 %.2f %%  loss %.4f\n\n", m->images, 100 * (double)m->top1 / (double)m->images,
+           100 * (double)m->top5 / (double)m->images, m->loss_sum / (double)m->images);
+    printf("%-20s %10s %10s\n", "class", "precision", "recall");
+    for (int c = 0; c < m->classes; c++)
+        printf("%-20s %9.2f%% %9.2f%%\n", dataset->names[c], 100 * metrics_precision(m, c), 100 * metrics_recall(m, c));
+}
+
+// Rows: labels, columns: predictions.
+static int write_confusion(const char *path, const struct metrics *m, const struct dataset *dataset)
+{
+    FILE *file = fopen(path, "w");
+    if (!file) {
+        fprintf(stderr, "mlsnet eval: %s: cannot create\n", path);
+        return 1;
+    }
+    fputs("label", file);
+    for (int c = 0; c < m->classes; c++) fprintf(file, ",%s", dataset->names[c]);
+    for (int r = 0; r < m->classes; r++) {
+        fprintf(file, "\n%s", dataset->names[r]);
+        for (int c = 0; c < m->classes; c++) fprintf(file, ",%ld", m->confusion[(size_t)r * (size_t)m->classes + (size_t)c]);
+    }
+    fputc('\n', file);
+    bool bad = ferror(file);
+    if (fclose(file) == 0 && !bad) return 0;
+    fprintf(stderr, "mlsnet eval: %s: cannot write\n", path);
+    return 1;
+}
+
+static int run(const struct options *o, struct session *session)
+{
+    struct error error;
+    struct loader *loader = NULL;
+    struct metrics metrics = {0};
+    int status = 0;
+    if (!checkpoint_load(o->checkpoint, session->network, NULL, &error) ||
+        !loader_create(session->dataset, false, session->network->max_images, 1, &loader, &error) ||
+        !evaluate(session->network, loader, &metrics, NULL, NULL, &error)) {
+        fprintf(stderr, "mlsnet eval: %s\n", error.message);
+        status = 1;
+    } else if (o->json) {
+        struct json_object *figures = json_of(&metrics, session->dataset);
+        puts(json_object_to_json_string_ext(figures, JSON_C_TO_STRING_PRETTY));
+        json_object_put(figures);
+    } else {
+        print_figures(&metrics, session->dataset);
+    }
+    if (status == 0 && o->confusion) status = write_confusion(o->confusion, &metrics, session->dataset);
+    metrics_release(&metrics);
+    loader_destroy(loader);
+    return status;
+}
+
+int command_eval(int argc, char **argv)
+{
+    struct options o = {.session = SESSION_REQUEST_DEFAULTS};
+    const struct argument table[] = {
+        SESSION_ARGUMENTS(o.session),
+        {"CHECKPOINT", ARGUMENT_POSITIONAL, &o.checkpoint, "a .safetensors file of the network"},
+        {"--confusion", ARGUMENT_TEXT, &o.confusion, "write the confusion matrix to this CSV file (default: do not)"},
+        {"--json", ARGUMENT_FLAG, &o.json, "print as JSON"},
+        {0},
+    };
+    enum arguments_result result = arguments_parse(argc, argv, "CFG CHECKPOINT [options]", table);
+    if (result != ARGUMENTS_GO_ON) return (int)result;
+    struct session session;
+    o.session.needs_data = true;
+    int status = session_open(&session, &o.session);
+    if (status == 0) status = run(&o, &session);
+    session_close(&session);
+    return status;
+}

@@ -1,0 +1,57 @@
+// The program: a table of commands.
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/command.h"
+#include "net/options.h"
+
+#ifndef MLSNET_VERSION
+#define MLSNET_VERSION "unknown"
+#endif
+
+void openblas_set_num_threads(int threads); // of OpenBLAS; threads here are our own
+
+static const struct command commands[] = {
+    {"train", "CFG", "train a network", command_train},
+    {"eval", "CFG CHECKPOINT", "top-1, top-5, loss, per-class figures over the test set", command_eval},
+    {"predict", "CFG CHECKPOINT PICTURE...", "classify picture files", command_predict},
+    {"summary", "CFG", "layers, shapes, parameters, multiply-adds, MLS settings, memory", command_summary},
+    {"bench", "CFG", "images/s of complete training steps, or of evaluation", command_bench},
+    {"quantize", "IN.npy OUT.npy", "one tensor in the MLS format", command_quantize},
+    {"conv", "A.npy B.npy OUT.npy", "one low-bit convolution, any of the three passes", command_conv},
+    {"kernels", "", "the kernel sets and which of them this processor supports", command_kernels},
+    {"options", "", "all options of cfg files", command_options},
+};
+#define COMMANDS ((int)(sizeof commands / sizeof commands[0]))
+
+static void print_help(void)
+{
+    puts("mlsnet: training of CNNs in few bits, with integer convolutions in the MLS format\n\nusage: mlsnet COMMAND ...\n");
+    for (int i = 0; i < COMMANDS; i++) printf("  %-9s %-26s %s\n", commands[i].name, commands[i].arguments, commands[i].help);
+    puts("\nmlsnet COMMAND --help tells a command's options; mlsnet --version the version.");
+}
+
+static int unknown_command(const char *name)
+{
+    const char *names[COMMANDS];
+    for (int i = 0; i < COMMANDS; i++) names[i] = commands[i].name;
+    const char *nearest = options_nearest(name, names, COMMANDS);
+    fprintf(stderr, "mlsnet: unknown command %s%s%s; see mlsnet --help\n", name, nearest ? "; did you mean " : "", nearest ? nearest : "");
+    return 2;
+}
+
+int main(int argc, char **argv)
+{
+    openblas_set_num_threads(1);
+    if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
+        print_help();
+        return argc < 2 ? 2 : 0;
+    }
+    if (strcmp(argv[1], "--version") == 0) {
+        puts("mlsnet " MLSNET_VERSION);
+        return 0;
+    }
+    for (int i = 0; i < COMMANDS; i++)
+        if (strcmp(argv[1], commands[i].name) == 0) return commands[i].run(argc - 1, argv + 1);
+    return unknown_command(argv[1]);
+}

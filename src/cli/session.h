@@ -1,0 +1,43 @@
+// What the commands that run a network share: cfg with --set, threads, network, data set.
+#ifndef CLI_SESSION_H
+#define CLI_SESSION_H
+
+#include "cli/arguments.h"
+#include "data/data.h"
+#include "net/data_options.h"
+#include "net/network.h"
+#include "net/training_options.h"
+
+struct session_request {
+    const char *cfg_path, *data, *kernel;
+    struct argument_list set;
+    int threads; // 0: all cores the process may use
+    int seed;    // -1: as the cfg says
+    bool for_training, needs_data;
+    int max_images; // 0: as the cfg says
+};
+#define SESSION_REQUEST_DEFAULTS {.seed = -1}
+
+// Rows for a command's table.
+#define SESSION_ARGUMENTS(request)                                                                                   \
+    {"CFG", ARGUMENT_POSITIONAL, &(request).cfg_path, "the network's cfg file"},                                     \
+    {"--set", ARGUMENT_LIST, &(request).set, "KEY=VALUE or SECTION.KEY=VALUE: change an option; may be repeated"},   \
+    {"--data", ARGUMENT_TEXT, &(request).data, "folder of the data set, or its parent (default: $MLSNET_DATA, then the cfg)"}, \
+    {"--threads", ARGUMENT_INT, &(request).threads, "threads (default: all cores the process may use)"},             \
+    {"--kernel", ARGUMENT_TEXT, &(request).kernel, "kernel set, see mlsnet kernels (default: the best supported)"}
+
+struct session {
+    struct cfg *cfg;
+    char *cfg_text;
+    struct thread_pool *pool;
+    struct network *network;
+    struct dataset *dataset; // NULL if not needed
+    struct training_settings training;
+    struct data_options data;
+};
+
+// 0, or the exit status after messages on stderr: 2 for a wrong cfg or argument, 1 for the rest. Released in any case.
+int session_open(struct session *session, const struct session_request *request);
+void session_close(struct session *session);
+
+#endif

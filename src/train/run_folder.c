@@ -1,0 +1,87 @@
+#include "train/run_folder.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/memory.h"
+
+#define HEADER "epoch,step,learning_rate,train_loss,train_accuracy,test_loss,top1,top5,images_per_second,seconds\n"
+
+void run_folder_file(const struct run_folder *folder, const char *name, char path[4096])
+{
+    snprintf(path, 4096, "%s/%s", folder->path, name);
+}
+
+static bool make_folders(char *path, struct error *error)
+{
+    for (char *p = path + 1;; p++) {
+        char end = *p;
+        if (end != '/' && end != 0) continue;
+        *p = 0;
+        if (mkdir(path, 0777) != 0 && errno != EEXIST) return error_set(error, "%s: cannot create: %s", path, strerror(errno));
+        *p = end;
+        if (end == 0) return true;
+    }
+}
+
+bool run_folder_open(struct run_folder *folder, const char *path, const char *cfg_path, struct error *error)
+{
+    const char *slash = strrchr(cfg_path, '/'), *name = slash ? slash + 1 : cfg_path;
+    size_t length = strlen(name);
+    if (length > 4 && strcmp(name + length - 4, ".cfg") == 0) length -= 4;
+    int written = path ? snprintf(folder->path, sizeof folder->path, "%s", path)
+                       : snprintf(folder->path, sizeof folder->path, "results/%.*s", (int)length, name);
+    if (written <= 0 || (size_t)written >= sizeof folder->path) return error_set(error, "--output: expected a shorter path");
+    if (!make_folders(folder->path, error)) return false;
+    char probe[4096];
+    run_folder_file(folder, ".writable", probe);
+    const struct file_piece piece = {"", 0};
+    if (!file_write_atomically(probe, &piece, 1, error)) return error_prefix(error, "the run's folder is not writable: ");
+    unlink(probe);
+    return true;
+}
+
+bool run_folder_write_text(const struct run_folder *folder, const char *name, const char *text, struct error *error)
+{
+    char path[4096];
+    run_folder_file(folder, name, path);
+    const struct file_piece piece = {text, strlen(text)};
+    return file_write_atomically(path, &piece, 1, error);
+}
+
+bool run_folder_start_log(const struct run_folder *folder, long epochs, struct error *error)
+{
+    char path[4096];
+    run_folder_file(folder, "log.csv", path);
+    size_t size = 0, kept = 0;
+    char *text = epochs > 0 && file_exists(path) ? (char *)file_read(path, (size_t)1 << 28, &size, error) : NULL;
+    // Whole lines of finished epochs; the header is one whose number is 0.
+    for (char *line = text; line && *line;) {
+        char *end = strchr(line, '\n');
+        if (!end || strtol(line, NULL, 10) > epochs) break;
+        kept = (size_t)(end + 1 - text);
+        line = end + 1;
+    }
+    const struct file_piece piece = {kept ? text : HEADER, kept ? kept : strlen(HEADER)};
+    bool good = file_write_atomically(path, &piece, 1, error);
+    memory_release(text);
+    return good;
+}
+
+bool run_folder_append(const struct run_folder *folder, const struct epoch_row *row, struct error *error)
+{
+    char path[4096];
+    run_folder_file(folder, "log.csv", path);
+    FILE *file = fopen(path, "a");
+    if (!file) return error_set(error, "%s: cannot open: %s", path, strerror(errno));
+    fprintf(file, "%ld,%ld,%.6g,%.6f,%.6f,%.6f,%.6f,%.6f,%.1f,%.1f\n", row->epoch, row->step, row->rate, row->train_loss,
+            row->train_accuracy, row->test_loss, row->top1, row->top5, row->images_per_second, row->seconds);
+    bool good = fflush(file) == 0 && fsync(fileno(file)) == 0;
+    good &= fclose(file) == 0;
+    return good || error_set(error, "%s: cannot write: %s", path, strerror(errno));
+}
