@@ -78,6 +78,10 @@ struct kernel_set {
     void (*convolve_row)(const struct convolve_job *job, const uint8_t *input, int pixels, float *const outputs[2]);
     // sums[tap][out channel][16 input channels], of the bytes as they are (zero point included).
     void (*gradient_image)(const struct gradient_job *job, int32_t *sums);
+    // totals[tap][out channel][i] = fma((float)(sums - corrections[out channel]), in_scales[i] * out_scales[out channel],
+    // totals), over all GRADIENT_CHANNELS of `taps` taps.
+    void (*add_gradient)(int taps, const int32_t *sums, const int32_t *corrections, const float *in_scales,
+                         const float *out_scales, float *totals);
     // out[channel * plane + pixel] = (or +=) factor * strip[pixel][channel], for `channels` <= 16.
     void (*store_strip)(const float *strip, int pixels, int channels, float factor, float *out, size_t plane,
                         bool accumulate);

@@ -318,6 +318,18 @@ static void gradient_image_avx512vnni(const struct gradient_job *job, int32_t *s
         gradient_tile(job, sums, 1, GRADIENT_CHANNELS, job->pixel_bytes);
 }
 
+static void add_gradient_avx512vnni(int taps, const int32_t *sums, const int32_t *corrections, const float *in_scales,
+                                    const float *out_scales, float *totals)
+{
+    __m512 in = _mm512_loadu_ps(in_scales);
+    for (int row = 0; row < taps * GRADIENT_CHANNELS; row++, sums += BLOCK_CHANNELS, totals += BLOCK_CHANNELS) {
+        int channel = row % GRADIENT_CHANNELS;
+        __m512i sum = _mm512_sub_epi32(_mm512_loadu_si512(sums), _mm512_set1_epi32(corrections[channel]));
+        __m512 scale = _mm512_mul_ps(in, _mm512_set1_ps(out_scales[channel]));
+        _mm512_storeu_ps(totals, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, _mm512_loadu_ps(totals)));
+    }
+}
+
 // ---------------------------------------------------------------------------------------------
 // Strips
 
@@ -380,5 +392,6 @@ const struct kernel_set kernels_avx512vnni = {
     .quantize_run = quantize_run_avx512vnni,
     .convolve_row = convolve_row_avx512vnni,
     .gradient_image = gradient_image_avx512vnni,
+    .add_gradient = add_gradient_avx512vnni,
     .store_strip = store_strip_avx512vnni,
 };

@@ -97,6 +97,16 @@ static void gradient_image_scalar(const struct gradient_job *job, int32_t *sums)
                                    sums + (tap * GRADIENT_CHANNELS + channel) * BLOCK_CHANNELS);
 }
 
+static void add_gradient_scalar(int taps, const int32_t *sums, const int32_t *corrections, const float *in_scales,
+                                const float *out_scales, float *totals)
+{
+    for (int row = 0; row < taps * GRADIENT_CHANNELS; row++)
+        for (int i = 0; i < BLOCK_CHANNELS; i++, sums++, totals++) {
+            int channel = row % GRADIENT_CHANNELS;
+            *totals = fmaf((float)(*sums - corrections[channel]), in_scales[i] * out_scales[channel], *totals);
+        }
+}
+
 static void store_strip_scalar(const float *strip, int pixels, int channels, float factor, float *out, size_t plane,
                                bool accumulate)
 {
@@ -116,5 +126,6 @@ const struct kernel_set kernels_scalar = {
     .quantize_run = quantize_run_scalar,
     .convolve_row = convolve_row_scalar,
     .gradient_image = gradient_image_scalar,
+    .add_gradient = add_gradient_scalar,
     .store_strip = store_strip_scalar,
 };

@@ -23,6 +23,8 @@ struct packed_map {
     struct mls_grouping grouping;
     float *maxima, *scales; // by group
     float *plane_maxima;    // [images][channels]
+    float *plane_scales;    // [images][blocks * 16]: the group scale of each plane, 1 where there is no channel
+    int *plane_groups;      // [images][channels]: the group of each plane
     float tensor_scale;
 };
 
@@ -144,7 +146,13 @@ static bool create_map(struct packed_convolution *packed, struct packed_map *map
     map->maxima = take(packed, groups, sizeof(float), error);
     map->scales = take(packed, groups, sizeof(float), error);
     map->plane_maxima = take(packed, images * (size_t)dims[1], sizeof(float), error);
-    if (!map->pixels || !map->maxima || !map->scales || !map->plane_maxima) return false;
+    map->plane_scales = take(packed, images * (size_t)map->blocks * BLOCK_CHANNELS, sizeof(float), error);
+    map->plane_groups = take(packed, images * (size_t)dims[1], sizeof(int), error);
+    if (!map->pixels || !map->maxima || !map->scales || !map->plane_maxima || !map->plane_scales || !map->plane_groups)
+        return false;
+    for (int image = 0; image < dims[0]; image++)
+        for (int c = 0; c < dims[1]; c++)
+            map->plane_groups[image * dims[1] + c] = mls_group_index(&map->grouping, image, c);
     memset(map->pixels, map->zero_point, images * map->image_bytes + slack);
     map->row_pitch = (dims[3] + 3) / 4 * 4;
     map->rows_plane = (size_t)map->row_pitch * (size_t)dims[2];
@@ -343,6 +351,8 @@ static void destroy_map(struct packed_map *map)
     memory_release(map->maxima);
     memory_release(map->scales);
     memory_release(map->plane_maxima);
+    memory_release(map->plane_scales);
+    memory_release(map->plane_groups);
 }
 
 static void destroy_direction(struct direction *direction)
@@ -440,9 +450,11 @@ static void quantize_map_task(void *context, int task, int thread)
                                .channels = minimum(map->channels - first, BLOCK_CHANNELS), .height = map->height,
                                .width = map->width, .plane = plane, .zero_point = map->zero_point,
                                .row_bytes = map->row_bytes, .rows_plane = map->rows_plane, .row_pitch = map->row_pitch};
+    float *scales = map->plane_scales + ((size_t)image * (size_t)map->blocks + (size_t)block) * BLOCK_CHANNELS;
+    for (int c = 0; c < BLOCK_CHANNELS; c++)
+        scales[c] = c < job.channels ? map->scales[map->plane_groups[first_plane + (size_t)c]] : 1;
     for (int c = 0; c < job.channels; c++) {
-        float scale = map->tensor_scale * map->scales[mls_group_index(&map->grouping, image, first + c)];
-        job.reciprocals[c] = map->tensor_scale > 0 ? 1.0f / scale : 0;
+        job.reciprocals[c] = map->tensor_scale > 0 ? 1.0f / (map->tensor_scale * scales[c]) : 0;
         job.keys[c] = mls_plane_keys_of(work->tensor_key, first_plane + (uint64_t)c);
     }
     job.pixels = map->pixels + (size_t)image * map->image_bytes + (size_t)block * map->block_bytes +
@@ -463,11 +475,10 @@ static bool quantize_map(struct packed_convolution *packed, struct packed_map *m
     // The groups of images that did not come are not read by anyone.
     int groups = (map->grouping.blocks[0] == 1 ? 1 : images) * map->grouping.blocks[1];
     memset(map->maxima, 0, (size_t)groups * sizeof(float));
-    for (int image = 0; image < images; image++)
-        for (int c = 0; c < map->channels; c++) {
-            float *group = &map->maxima[mls_group_index(&map->grouping, image, c)];
-            *group = larger_maximum(maxima[(size_t)image * (size_t)map->channels + (size_t)c], *group);
-        }
+    for (int plane = 0; plane < images * map->channels; plane++) {
+        float *group = &map->maxima[map->plane_groups[plane]];
+        *group = larger_maximum(maxima[plane], *group);
+    }
     if (!mls_scales(&map->format, map->maxima, groups, &map->tensor_scale, map->scales))
         return error_set(error, "%s to quantize: not a finite number", map->rows ? "the errors" : "the activations");
     thread_pool_run(pool, images * map->blocks, quantize_map_task, &work);
@@ -703,6 +714,7 @@ static void convolve_task(void *context, int image, int thread)
     struct convolve_scratch *scratch =
         (struct convolve_scratch *)((char *)work->packed->scratch + (size_t)thread * work->scratch_bytes);
     float *strips[2] = {scratch->strips[0], scratch->strips[1]};
+    const float *plane_scales = work->map->plane_scales + (size_t)image * (size_t)work->map->blocks * BLOCK_CHANNELS;
     for (int block = 0; block < d->output_blocks; block += 2) {
         struct convolve_job job = {.groups = d->groups, .blocks = minimum(2, d->output_blocks - block),
                                    .quad_first = d->quad_first, .quad_last = d->quad_last,
@@ -712,7 +724,7 @@ static void convolve_task(void *context, int image, int thread)
             float *scales = scratch->scales + (size_t)b * (size_t)d->groups * BLOCK_CHANNELS;
             const float *weights = d->weight_scales + (size_t)(block + b) * (size_t)d->groups * BLOCK_CHANNELS;
             for (int group = 0; group < d->groups; group++) {
-                float scale = work->map->scales[mls_group_index(&work->map->grouping, image, d->group_first[group])];
+                float scale = plane_scales[d->group_first[group]];
                 for (int i = 0; i < BLOCK_CHANNELS; i++)
                     scales[group * BLOCK_CHANNELS + i] = scale * weights[group * BLOCK_CHANNELS + i];
             }
@@ -787,25 +799,19 @@ static void zero_point_sums(const struct packed_convolution *packed, const int8_
     }
 }
 
-// Adds P of one image, for up to three taps from `tap`.
-static void add_sums(const struct packed_convolution *packed, const struct gradient_job *job, const int32_t *sums,
-                     const int32_t *corrections, int image, int first_in, int first_out, int64_t *wide, float *totals)
+// Adds P of one image, for up to three taps.
+static void add_sums(const struct packed_convolution *packed, int taps, const int32_t *sums, const int32_t *corrections,
+                     int image, int block, int first_out, int64_t *wide, float *totals)
 {
     const struct packed_map *a = &packed->activations, *e = &packed->errors;
-    float in_scales[BLOCK_CHANNELS];
-    for (int i = 0; i < BLOCK_CHANNELS; i++)
-        in_scales[i] = a->scales[mls_group_index(&a->grouping, image, minimum(first_in + i, a->channels - 1))];
-    for (int tap = 0; tap < job->taps; tap++)
-        for (int c = 0; c < job->out_channels; c++) {
-            size_t at = (size_t)(tap * GRADIENT_CHANNELS + c) * BLOCK_CHANNELS;
-            float scale = e->scales[mls_group_index(&e->grouping, image, first_out + c)];
-            if (wide)
-                for (int i = 0; i < BLOCK_CHANNELS; i++) wide[at + (size_t)i] += sums[at + (size_t)i] - corrections[c];
-            else
-                for (int i = 0; i < BLOCK_CHANNELS; i++)
-                    totals[at + (size_t)i] = fmaf((float)(sums[at + (size_t)i] - corrections[c]), in_scales[i] * scale,
-                                                  totals[at + (size_t)i]);
-        }
+    const float *in_scales = a->plane_scales + ((size_t)image * (size_t)a->blocks + (size_t)block) * BLOCK_CHANNELS;
+    const float *out_scales = e->plane_scales + (size_t)image * (size_t)e->blocks * BLOCK_CHANNELS + (size_t)first_out;
+    if (!wide) {
+        packed->request.kernels->add_gradient(taps, sums, corrections, in_scales, out_scales, totals);
+        return;
+    }
+    for (int i = 0; i < taps * GRADIENT_CHANNELS * BLOCK_CHANNELS; i++)
+        wide[i] += sums[i] - corrections[i / BLOCK_CHANNELS % GRADIENT_CHANNELS];
 }
 
 static void gradient_of_image(const struct gradient_work *work, int image, int block, int first_out, int64_t *wide,
@@ -831,8 +837,7 @@ static void gradient_of_image(const struct gradient_work *work, int image, int b
                 job.tap_offsets[t] = (size_t)ky * a->row_bytes + (size_t)(kx + t) * BLOCK_CHANNELS;
             packed->request.kernels->gradient_image(&job, sums);
             size_t at = (size_t)(ky * s->kernel_width + kx) * GRADIENT_CHANNELS * BLOCK_CHANNELS;
-            add_sums(packed, &job, sums, corrections, image, block * BLOCK_CHANNELS, first_out, wide ? wide + at : NULL,
-                     totals + at);
+            add_sums(packed, job.taps, sums, corrections, image, block, first_out, wide ? wide + at : NULL, totals + at);
         }
 }
 

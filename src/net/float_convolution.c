@@ -3,6 +3,8 @@
 #include <cblas.h>
 #include <string.h>
 
+#include "base/vector.h"
+
 #define MOST_CHUNKS 8 // parts of a batch whose weight gradients are summed apart, whatever the number of threads
 
 struct work {
@@ -43,7 +45,30 @@ size_t float_convolution_partial(const struct convolution_shape *s)
     return (size_t)chunk_count(s) * weight_count(s);
 }
 
+// The output columns whose input column x * stride + kx - padding exists: *first to *end - 1.
+static void valid_range(const struct convolution_shape *s, int kx, int *first, int *end)
+{
+    int before = s->padding - kx, after = s->in_width - 1 + s->padding - kx;
+    *first = before > 0 ? (before + s->stride - 1) / s->stride : 0;
+    *end = after < 0 ? 0 : after / s->stride + 1;
+    if (*end > s->out_width) *end = s->out_width;
+    if (*first > *end) *first = *end;
+}
+
 // columns[i, ky, kx][y, x] = input[i][y * stride + ky - padding][x * stride + kx - padding], 0 outside.
+static void row_to_columns(const struct convolution_shape *s, const float *row, int kx, float *columns)
+{
+    int first, end;
+    valid_range(s, kx, &first, &end);
+    for (int x = 0; x < first; x++) columns[x] = 0;
+    for (int x = end; x < s->out_width; x++) columns[x] = 0;
+    row += kx - s->padding;
+    if (s->stride == 1)
+        memcpy(columns + first, row + first, (size_t)(end - first) * sizeof(float));
+    else
+        for (int x = first; x < end; x++) columns[x] = row[x * s->stride];
+}
+
 static void image_to_columns(const struct convolution_shape *s, const float *input, float *columns)
 {
     for (int i = 0; i < s->in_channels / s->groups; i++)
@@ -51,14 +76,27 @@ static void image_to_columns(const struct convolution_shape *s, const float *inp
             for (int kx = 0; kx < s->kernel_width; kx++)
                 for (int y = 0; y < s->out_height; y++, columns += s->out_width) {
                     int r = y * s->stride + ky - s->padding;
-                    if (r < 0 || r >= s->in_height) {
+                    if (r < 0 || r >= s->in_height)
                         memset(columns, 0, (size_t)s->out_width * sizeof(float));
-                        continue;
-                    }
-                    const float *row = input + ((size_t)i * (size_t)s->in_height + (size_t)r) * (size_t)s->in_width;
-                    for (int x = 0, c = kx - s->padding; x < s->out_width; x++, c += s->stride)
-                        columns[x] = c >= 0 && c < s->in_width ? row[c] : 0;
+                    else
+                        row_to_columns(s, input + ((size_t)i * (size_t)s->in_height + (size_t)r) * (size_t)s->in_width, kx, columns);
                 }
+}
+
+VECTORIZED static void add_row(float *restrict to, const float *restrict from, int count)
+{
+    for (int i = 0; i < count; i++) to[i] += from[i];
+}
+
+static void columns_to_row(const struct convolution_shape *s, const float *columns, int kx, float *row)
+{
+    int first, end;
+    valid_range(s, kx, &first, &end);
+    row += kx - s->padding;
+    if (s->stride == 1)
+        add_row(row + first, columns + first, end - first);
+    else
+        for (int x = first; x < end; x++) row[x * s->stride] += columns[x];
 }
 
 // The reverse: input_error += the columns' values.
@@ -70,9 +108,7 @@ static void columns_to_image(const struct convolution_shape *s, const float *col
                 for (int y = 0; y < s->out_height; y++, columns += s->out_width) {
                     int r = y * s->stride + ky - s->padding;
                     if (r < 0 || r >= s->in_height) continue;
-                    float *row = input_error + ((size_t)i * (size_t)s->in_height + (size_t)r) * (size_t)s->in_width;
-                    for (int x = 0, c = kx - s->padding; x < s->out_width; x++, c += s->stride)
-                        if (c >= 0 && c < s->in_width) row[c] += columns[x];
+                    columns_to_row(s, columns, kx, input_error + ((size_t)i * (size_t)s->in_height + (size_t)r) * (size_t)s->in_width);
                 }
 }
 
