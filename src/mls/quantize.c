@@ -79,7 +79,7 @@ static bool report_not_finite(const struct mls_tensor *tensor, const float *x, s
         if (!isfinite(x[i])) {
             size_t w = i % (size_t)d[3], h = i / (size_t)d[3] % (size_t)d[2];
             size_t c = i / ((size_t)d[3] * (size_t)d[2]) % (size_t)d[1], n = i / ((size_t)d[3] * (size_t)d[2] * (size_t)d[1]);
-            return error_set(error, "cannot quantize: element [%zu, %zu, %zu, %zu] is %g", n, c, h, w, (double)x[i]);
+            return error_set(error, "cannot quantize: element [%zu, %zu, %zu, %zu] is %g, not a finite number", n, c, h, w, (double)x[i]);
         }
     return false;
 }

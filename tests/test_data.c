@@ -1,0 +1,287 @@
+// Data sources, loader, augmentation and pictures, on small files made here.
+#include "testing.h"
+
+#include <unistd.h>
+#include <zlib.h>
+
+#include "base/memory.h"
+#include "data/data.h"
+
+#define IDX 2 // index in data_sources
+#define TRAIN 37
+#define TEST 11
+
+static void write_idx(const char *folder, const char *name, int rank, const uint32_t *sizes, const uint8_t *data, size_t size, bool packed)
+{
+    char path[512];
+    uint8_t header[16] = {0, 0, 8, (uint8_t)rank};
+    for (int i = 0; i < rank; i++)
+        for (int k = 0; k < 4; k++) header[4 + 4 * i + k] = (uint8_t)(sizes[i] >> (24 - 8 * k));
+    snprintf(path, sizeof path, "%s/%s%s", folder, name, packed ? ".gz" : "");
+    gzFile file = gzopen(path, packed ? "wb" : "wbT");
+    gzwrite(file, header, (unsigned)(4 + 4 * rank));
+    if (size) gzwrite(file, data, (unsigned)size);
+    gzclose(file);
+}
+
+// 6 x 5 pictures; every pixel of picture i is i + 1, but the first, which is 200.
+static const char *make_idx(bool packed)
+{
+    static char folder[256];
+    snprintf(folder, sizeof folder, "%s", temporary_folder());
+    static uint8_t pixels[TRAIN * 30], labels[TRAIN];
+    for (int i = 0; i < TRAIN * 30; i++) pixels[i] = (uint8_t)(i % 30 ? i / 30 + 1 : 200);
+    for (int i = 0; i < TRAIN; i++) labels[i] = (uint8_t)(i % 4);
+    const uint32_t train[3] = {TRAIN, 6, 5}, test[3] = {TEST, 6, 5};
+    write_idx(folder, "train-images-idx3-ubyte", 3, train, pixels, sizeof pixels, packed);
+    write_idx(folder, "train-labels-idx1-ubyte", 1, train, labels, TRAIN, packed);
+    write_idx(folder, "t10k-images-idx3-ubyte", 3, test, pixels, TEST * 30, packed);
+    write_idx(folder, "t10k-labels-idx1-ubyte", 1, test, labels, TEST, packed);
+    return folder;
+}
+
+static const float zero = 0, one = 1.0f / 255;
+
+static struct dataset *open_idx(const char *folder, int pad_crop, int flip, int cutout)
+{
+    struct data_settings settings = {.type = IDX, .path = (char *)(uintptr_t)"/nowhere", .mean_count = 1, .std_count = 1, .mean = &zero,
+                                     .std = &one, .pad_crop = pad_crop, .flip = flip, .cutout = cutout};
+    struct dataset *dataset = NULL;
+    struct error error = {""};
+    if (!dataset_open(&settings, folder, &dataset, &error)) fail_msg("%s", error.message);
+    return dataset;
+}
+
+static void test_idx(void **state)
+{
+    (void)state;
+    for (int packed = 0; packed < 2; packed++) {
+        struct dataset *d = open_idx(make_idx(packed), 0, 0, 0);
+        assert_int_equal(d->train.count, TRAIN);
+        assert_int_equal(d->test.count, TEST);
+        assert_int_equal(d->height, 6);
+        assert_int_equal(d->width, 5);
+        assert_int_equal(d->classes, 4);
+        assert_string_equal(d->names[3], "3");
+        assert_int_equal(d->train.pixels[30 * 5 + 7], 6);
+        dataset_close(d);
+    }
+}
+
+static void expect_failure(const char *folder, int type, const char *message)
+{
+    struct data_settings settings = {.type = type, .path = (char *)(uintptr_t)"/nowhere"};
+    struct dataset *dataset = NULL;
+    struct error error = {""};
+    assert_false(dataset_open(&settings, folder, &dataset, &error));
+    assert_contains(error.message, message);
+    assert_null(strchr(error.message, '\n'));
+}
+
+static void test_bad_idx(void **state)
+{
+    (void)state;
+    static uint8_t pixels[TRAIN * 30 + 1], labels[TRAIN + 1];
+    const uint32_t train[3] = {TRAIN, 6, 5}, fewer[1] = {TRAIN - 1}, huge[3] = {0xffffffffu, 0xffffffffu, 5}, none[3] = {TRAIN, 0, 5};
+    static const char images[] = "train-images-idx3-ubyte", classes[] = "train-labels-idx1-ubyte";
+    char path[512];
+    const char *folder = make_idx(false);
+    unlink((snprintf(path, sizeof path, "%s/%s", folder, classes), path));
+    expect_failure(folder, IDX, "train-labels-idx1-ubyte: no such file");
+    folder = make_idx(false);
+    write_idx(folder, images, 3, train, pixels, sizeof pixels - 2, false);
+    expect_failure(folder, IDX, "1109 bytes behind the header: expected 1110");
+    write_idx(folder, images, 3, train, pixels, sizeof pixels, false);
+    expect_failure(folder, IDX, "1111 bytes behind the header: expected 1110");
+    write_idx(folder, images, 3, huge, pixels, 30, false);
+    expect_failure(folder, IDX, "dimension 0 is 4294967295: not possible");
+    write_idx(folder, images, 3, none, pixels, 30, false);
+    expect_failure(folder, IDX, "dimension 1 is 0");
+    write_idx(folder, images, 1, train, pixels, 30, false);
+    expect_failure(folder, IDX, "magic number");
+    write_file((snprintf(path, sizeof path, "%s/%s", folder, images), path), "ab", 2);
+    expect_failure(folder, IDX, "shorter than its header");
+    folder = make_idx(false);
+    write_idx(folder, classes, 1, fewer, labels, TRAIN - 1, false);
+    expect_failure(folder, IDX, "but 36 labels");
+    folder = make_idx(true); // damaged in the middle
+    snprintf(path, sizeof path, "%s/%s.gz", folder, images);
+    FILE *file = fopen(path, "r+b");
+    fseek(file, 30, SEEK_SET);
+    fwrite("xxxxxxxx", 1, 8, file);
+    fclose(file);
+    expect_failure(folder, IDX, "damaged gzip");
+    expect_failure("/nonexistent", IDX, "Debian's package dataset-fashion-mnist");
+}
+
+static void test_cifar(void **state)
+{
+    (void)state;
+    char path[512], folder[300];
+    snprintf(folder, sizeof folder, "%s", temporary_folder());
+    size_t size = 10000 * 3073;
+    uint8_t *records = calloc(size + 1, 1);
+    for (int i = 0; i < 10000; i++) records[(size_t)i * 3073] = (uint8_t)(i % 10);
+    for (int i = 0; i < 5; i++) write_file((snprintf(path, sizeof path, "%s/data_batch_%d.bin", folder, i + 1), path), records, size);
+    write_file((snprintf(path, sizeof path, "%s/test_batch.bin", folder), path), records, size);
+    struct data_settings settings = {.type = 0, .path = folder};
+    struct dataset *d = NULL;
+    struct error error;
+    assert_true(dataset_open(&settings, NULL, &d, &error));
+    assert_int_equal(d->train.count, 50000);
+    assert_int_equal(d->train.labels[40007], 7);
+    dataset_close(d);
+    settings.classes = 9;
+    assert_false(dataset_open(&settings, NULL, &d, &error));
+    assert_contains(error.message, "classes=9");
+    records[3073 * 17] = 10;
+    write_file(path, records, size);
+    expect_failure(folder, 0, "record 17 has label 10: expected 0 to 9");
+    write_file(path, records, size - 1);
+    expect_failure(folder, 0, "30729999 bytes: expected 30730000");
+    write_file(path, records, size + 1);
+    expect_failure(folder, 0, "expected at most 30730000");
+    free(records);
+    snprintf(path, sizeof path, "rm -r '%s'", folder);
+    assert_int_equal(system(path), 0);
+}
+
+// A permutation that differs from epoch to epoch and depends on the seed.
+static void test_order(void **state)
+{
+    (void)state;
+    int order[4][500];
+    for (int k = 0; k < 4; k++) {
+        bool seen[500] = {false};
+        shuffle_order(order[k], 500, k == 3 ? 8 : 7, (uint64_t)(k % 3));
+        for (int i = 0; i < 500; i++) {
+            assert_false(seen[order[k][i]]);
+            seen[order[k][i]] = true;
+        }
+        if (k) assert_memory_not_equal(order[k], order[0], sizeof order[0]);
+    }
+}
+
+// Wherever it starts, the loader gives the same batches.
+static void test_loader_positions(void **state)
+{
+    (void)state;
+    struct dataset *d = open_idx(make_idx(false), 2, 1, 2);
+    struct loader *loader = NULL;
+    struct error error;
+    assert_true(loader_create(d, true, 5, 77, &loader, &error));
+    assert_int_equal(loader_batches_per_epoch(loader), 7);
+    static float all[21][150];
+    assert_true(loader_start(loader, 0, 0, &error));
+    for (int i = 0; i < 21; i++) memcpy(all[i], loader_next(loader).input, sizeof all[i]);
+    for (int start = 0; start < 14; start++) {
+        assert_true(loader_start(loader, (uint64_t)(start / 7), start % 7, &error));
+        for (int i = start; i < start + 3; i++) assert_memory_equal(loader_next(loader).input, all[i], sizeof all[i]);
+    }
+    assert_false(loader_start(loader, 0, 8, &error));
+    loader_destroy(loader);
+    assert_false(loader_create(d, true, TRAIN + 1, 1, &loader, &error));
+    dataset_close(d);
+}
+
+// All pictures once, in order, the last batch short, then nothing.
+static void test_loader_test_split(void **state)
+{
+    (void)state;
+    struct dataset *d = open_idx(make_idx(false), 2, 1, 2);
+    struct loader *loader = NULL;
+    assert_true(loader_create(d, false, 4, 1, &loader, NULL));
+    for (int pass = 0; pass < 2; pass++) {
+        int seen = 0;
+        assert_true(loader_start(loader, 0, 0, NULL));
+        for (struct batch b = loader_next(loader); b.images; b = loader_next(loader))
+            for (int i = 0; i < b.images; i++, seen++) {
+                assert_true(b.input[i * 30 + 8] > (float)seen + 0.99f && b.input[i * 30 + 8] < (float)seen + 1.01f);
+                assert_int_equal(b.labels[i], seen % 4);
+            }
+        assert_int_equal(seen, TEST);
+        assert_int_equal(loader_next(loader).images, 0);
+    }
+    loader_destroy(loader);
+    dataset_close(d);
+}
+
+// Padding is black, a crop moves by at most pad_crop, flips happen, a cutout zeroes a square.
+static void test_augmentation(void **state)
+{
+    (void)state;
+    struct dataset *d = open_idx(make_idx(false), 1, 1, 0);
+    struct loader *loader = NULL;
+    assert_true(loader_create(d, true, TRAIN, 3, &loader, NULL));
+    assert_true(loader_start(loader, 0, 0, NULL));
+    int seen[6][5] = {{0}}, missing = 0;
+    for (int epoch = 0; epoch < 30; epoch++) {
+        struct batch b = loader_next(loader);
+        for (int i = 0; i < b.images; i++) {
+            int marks = 0;
+            for (int p = 0; p < 30; p++)
+                if (b.input[i * 30 + p] > 199) seen[p / 5][p % 5]++, marks++;
+            missing += marks == 0;
+        }
+    }
+    for (int y = 0; y < 6; y++)
+        for (int x = 0; x < 5; x++) assert_int_equal(seen[y][x] > 0, y <= 1 && (x <= 1 || x >= 3)); // the corner, moved and mirrored
+    assert_true(missing > 0);
+    loader_destroy(loader);
+    dataset_close(d);
+    d = open_idx(make_idx(false), 0, 0, 2);
+    assert_true(loader_create(d, true, TRAIN, 3, &loader, NULL));
+    assert_true(loader_start(loader, 0, 0, NULL));
+    struct batch b = loader_next(loader);
+    for (int i = 0; i < b.images; i++) {
+        int zeros = 0;
+        for (int p = 0; p < 30; p++) zeros += b.input[i * 30 + p] == 0;
+        assert_in_range(zeros, 1, 4);
+    }
+    loader_destroy(loader);
+    dataset_close(d);
+}
+
+// A 1x1 PNG, a cut-off one, one that declares 100000 x 100000 pixels, and things that are no pictures.
+static void test_pictures(void **state)
+{
+    (void)state;
+    static const uint8_t png[] = {0x89, 'P', 'N', 'G', 13, 10, 26, 10, 0, 0, 0, 13, 'I', 'H', 'D', 'R', 0, 0, 0, 1, 0, 0, 0, 1, 8, 2, 0, 0, 0,
+                                  0x90, 0x77, 0x53, 0xde, 0, 0, 0, 12, 'I', 'D', 'A', 'T', 0x78, 0x9c, 0x63, 0xf8, 0xcf, 0xc0, 0, 0, 3, 1, 1, 0,
+                                  0xc9, 0xfe, 0x92, 0xef, 0, 0, 0, 0, 'I', 'E', 'N', 'D', 0xae, 0x42, 0x60, 0x82};
+    uint8_t pixels[3 * 16], huge[sizeof png];
+    struct error error = {""};
+    char path[512];
+    snprintf(path, sizeof path, "%s/picture.png", temporary_folder());
+    write_file(path, png, sizeof png);
+    if (!picture_read(path, 3, 4, 4, pixels, &error)) fail_msg("%s", error.message);
+    for (int i = 0; i < 16; i++) {
+        assert_int_equal(pixels[i], 255); // red
+        assert_int_equal(pixels[16 + i], 0);
+    }
+    write_file(path, png, 40);
+    assert_false(picture_read(path, 3, 4, 4, pixels, &error));
+    assert_contains(error.message, "picture.png");
+    memcpy(huge, png, sizeof png);
+    huge[18] = huge[22] = 0x3a; // 15000 x 15000 pixels
+    huge[19] = huge[23] = 0x98;
+    write_file(path, huge, sizeof huge);
+    assert_false(picture_read(path, 3, 4, 4, pixels, &error));
+    assert_contains(error.message, "expected at most");
+    write_file(path, "", 0);
+    assert_false(picture_read(path, 1, 4, 4, pixels, &error));
+    write_file(path, "GIF89a not a picture", 20);
+    assert_false(picture_read(path, 1, 4, 4, pixels, &error));
+    assert_contains(error.message, "not a JPEG or PNG picture");
+    assert_false(picture_read("/nonexistent.png", 3, 4, 4, pixels, &error));
+    assert_contains(error.message, "No such file");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_idx), cmocka_unit_test(test_bad_idx), cmocka_unit_test(test_cifar),
+                                       cmocka_unit_test(test_order), cmocka_unit_test(test_loader_positions),
+                                       cmocka_unit_test(test_loader_test_split), cmocka_unit_test(test_augmentation),
+                                       cmocka_unit_test(test_pictures)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,218 @@
+// Gradients of every layer against central finite differences in fp32, and independence of the number of threads.
+// To add a case: a row in `cases`: the layers between input and loss.
+#include "testing.h"
+
+#include <math.h>
+
+#include "base/memory.h"
+#include "base/random.h"
+#include "net/activations.h"
+#include "net/network.h"
+
+#define IMAGES 3
+
+struct built {
+    struct cfg *cfg;
+    struct thread_pool *pool;
+    struct network *network;
+    float *input;
+    int labels[IMAGES];
+};
+
+static void build(struct built *b, const char *layers, int threads)
+{
+    char text[4096];
+    snprintf(text, sizeof text, "[net]\nbatch=%d\nheight=6\nwidth=6\nchannels=2\nmls=0\n%s", IMAGES, layers);
+    struct diagnostics diagnostics = {.path = "test.cfg"};
+    struct network_request request = {.for_training = true, .seed = 5};
+    b->pool = thread_pool_create(threads, NULL);
+    b->cfg = cfg_parse("test.cfg", text, strlen(text), &diagnostics);
+    b->network = b->cfg ? network_create(b->cfg, &request, b->pool, &diagnostics) : NULL;
+    if (!b->network) fail_msg("%s", diagnostics.text);
+    b->input = memory_allocate(IMAGES * 72 + 64, sizeof(float), NULL);
+    struct random_stream stream = {99, 0};
+    for (int i = 0; i < IMAGES * 72; i++) b->input[i] = random_normal(&stream);
+    int classes;
+    network_output(b->network, &classes);
+    for (int i = 0; i < IMAGES; i++) b->labels[i] = (i * 2 + 1) % classes;
+}
+
+static void release(struct built *b)
+{
+    network_destroy(b->network);
+    cfg_release(b->cfg);
+    thread_pool_destroy(b->pool);
+    memory_release(b->input);
+}
+
+static double loss_of(struct built *b)
+{
+    struct error error = {""};
+    struct pass pass = {.pool = b->pool, .images = IMAGES, .training = true, .seed = 3, .step = 4, .labels = b->labels,
+                        .label_smoothing = 0.1f, .loss_scale = 1};
+    if (!network_forward(b->network, b->input, &pass, &error)) fail_msg("%s", error.message);
+    return b->network->loss;
+}
+
+static void backward(struct built *b)
+{
+    struct error error = {""};
+    struct pass pass = {.pool = b->pool, .images = IMAGES, .training = true, .seed = 3, .step = 4, .labels = b->labels,
+                        .label_smoothing = 0.1f, .loss_scale = 1};
+    loss_of(b);
+    if (!network_backward(b->network, &pass, &error)) fail_msg("%s", error.message);
+}
+
+#define CONV "[conv]\nfilters=4\nsize=3\npad=1\nactivation=tanh\n"
+#define END "[connected]\noutput=3\nactivation=linear\n[softmax]\n"
+
+static const struct { const char *name, *layers; } cases[] = {
+    {"connected", "[connected]\noutput=5\nactivation=logistic\n" END},
+    {"connected with batch norm", "[connected]\noutput=5\nbatch_normalize=1\nactivation=tanh\n" END},
+    {"convolutional", CONV END},
+    {"convolutional, stride 2, 5x5", "[conv]\nfilters=3\nsize=5\nstride=2\npadding=2\nactivation=elu\n" END},
+    {"convolutional, 1x1", CONV "[conv]\nfilters=3\nsize=1\nactivation=logistic\n" END},
+    {"convolutional, grouped", CONV "[conv]\nfilters=6\nsize=3\npad=1\ngroups=2\nactivation=loggy\n" END},
+    {"convolutional, depthwise, stride 2", CONV "[conv]\nfilters=4\nsize=3\npad=1\nstride=2\ngroups=4\nactivation=tanh\n" END},
+    {"convolutional, batch norm, linear", "[conv]\nfilters=3\nsize=3\nbatch_normalize=1\nactivation=linear\n" END},
+    {"convolutional, batch norm, tanh", "[conv]\nfilters=3\nsize=3\nbatch_normalize=1\nactivation=tanh\n" END},
+    {"convolutional, batch norm, leaky", "[conv]\nfilters=3\nsize=3\nbatch_normalize=1\nactivation=leaky\n" END},
+    {"batchnorm", CONV "[batchnorm]\n" END},
+    {"shortcut", CONV CONV "[shortcut]\nfrom=-2\nactivation=tanh\n" END},
+    {"shortcut, relu", CONV CONV "[shortcut]\nfrom=-2\nactivation=relu\n" END},
+    {"shortcut, fewer pixels, more channels", CONV "[conv]\nfilters=6\nsize=3\nstride=2\npad=1\nactivation=tanh\n[shortcut]\nfrom=-2\nactivation=linear\n" END},
+    {"shortcut, more pixels", CONV "[conv]\nfilters=6\nsize=3\nstride=2\npad=1\nactivation=tanh\n[conv]\nfilters=2\nsize=1\nactivation=linear\n[route]\nlayers=0\n[shortcut]\nfrom=-3\nactivation=linear\n" END},
+    {"route", CONV "[conv]\nfilters=3\nsize=3\npad=1\nactivation=tanh\n[route]\nlayers=-1,0\n" END},
+    {"maxpool", CONV "[maxpool]\nsize=2\nstride=2\n" END},
+    {"maxpool, overlapping, padded", CONV "[maxpool]\nsize=3\nstride=2\npadding=2\n" END},
+    {"avgpool", CONV "[avgpool]\n" END},
+    {"avgpool, windows", CONV "[avgpool]\nsize=3\nstride=2\npadding=1\n" END},
+    {"dropout", CONV "[dropout]\nprobability=0.3\n" END},
+    {"crop", "[crop]\ncrop_height=4\ncrop_width=5\nflip=1\n" CONV END},
+    {"cost behind softmax", CONV END "[cost]\n"},
+    {"cost, squared error", CONV "[connected]\noutput=3\nactivation=tanh\n[cost]\ntype=sse\n"},
+};
+
+// A few elements of every parameter, each by (loss(w + h) - loss(w - h)) / 2h.
+static void check_gradients(const char *name, struct built *b)
+{
+    backward(b);
+    for (int i = 0; i < b->network->parameter_count; i++) {
+        struct parameter *p = b->network->parameters[i];
+        if (!p->gradient) continue;
+        double largest = 1e-3;
+        for (size_t k = 0; k < p->count; k++) largest = fmax(largest, fabs((double)p->gradient[k]));
+        for (size_t k = 0; k < p->count; k += 1 + p->count / 12) {
+            float old = p->value[k], h = 2e-4f;
+            p->value[k] = old + h;
+            double above = loss_of(b);
+            p->value[k] = old - h;
+            double below = loss_of(b);
+            p->value[k] = old;
+            double expected = (above - below) / (2 * (double)h), found = (double)p->gradient[k];
+            if (fabs(expected - found) > 0.03 * largest + 2e-3)
+                fail_msg("%s: %s[%zu]: finite difference %g, gradient %g", name, p->name, k, expected, found);
+        }
+    }
+}
+
+static void test_gradients(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct built b;
+        build(&b, cases[i].layers, 1);
+        check_gradients(cases[i].name, &b);
+        release(&b);
+    }
+}
+
+static void test_threads(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct built one;
+        build(&one, cases[i].layers, 1);
+        backward(&one);
+        for (int threads = 2; threads <= 3; threads++) {
+            struct built b;
+            build(&b, cases[i].layers, threads);
+            backward(&b);
+            assert_true(b.network->loss == one.network->loss);
+            for (int k = 0; k < b.network->parameter_count; k++) {
+                struct parameter *p = b.network->parameters[k], *q = one.network->parameters[k];
+                if (p->gradient && memcmp(p->gradient, q->gradient, p->count * sizeof(float)) != 0)
+                    fail_msg("%s: %s differs with %d threads", cases[i].name, p->name, threads);
+            }
+            release(&b);
+        }
+        release(&one);
+    }
+}
+
+// f' in terms of y against finite differences of f, away from the kinks.
+static void test_activations(void **state)
+{
+    (void)state;
+    static const float points[] = {-5.3f, -2.2f, -0.7f, -0.3f, 0.4f, 0.8f, 1.7f, 5.1f, 7.2f};
+    for (int a = ACTIVATION_LINEAR; a <= ACTIVATION_LHTAN; a++)
+        for (size_t i = 0; i < sizeof points / sizeof points[0]; i++) {
+            float values[3] = {points[i] - 1e-2f, points[i], points[i] + 1e-2f}, slope = 1;
+            activation_apply((enum activation)a, values, 3);
+            activation_gradient((enum activation)a, &values[1], &slope, 1);
+            float expected = (values[2] - values[0]) / 2e-2f;
+            if (a == ACTIVATION_PLSE && fabsf(points[i]) > 4) continue; // Darknet's slope is told from y alone
+            if (fabsf(expected - slope) > 0.01f) fail_msg("activation %d at %g: %g, expected %g", a, (double)points[i], (double)slope, (double)expected);
+        }
+}
+
+// An evaluation of fewer images than the network is made for gives the same scores for each image.
+static void test_part_of_a_batch(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct built b;
+        struct error error;
+        int classes;
+        build(&b, cases[i].layers, 2);
+        struct pass pass = {.pool = b.pool, .images = IMAGES};
+        assert_true(network_forward(b.network, b.input, &pass, &error));
+        float scores[IMAGES * 8];
+        const float *output = network_output(b.network, &classes);
+        memcpy(scores, output, (size_t)(IMAGES * classes) * sizeof(float));
+        pass.images = 1;
+        for (int n = 0; n < IMAGES; n++) {
+            assert_true(network_forward(b.network, b.input + n * 72, &pass, &error));
+            for (int k = 0; k < classes; k++)
+                if (fabsf(output[k] - scores[n * classes + k]) > 1e-5f) fail_msg("%s: image %d", cases[i].name, n);
+        }
+        release(&b);
+    }
+}
+
+// A NaN in the input is a failure that names the layer, never a number.
+static void test_not_finite(void **state)
+{
+    (void)state;
+    static const char *const layers[] = {CONV END, "[conv]\nfilters=3\nbatch_normalize=1\nactivation=relu\n" END,
+                                         "[conv]\nfilters=3\nbatch_normalize=1\nactivation=relu\nmls=1\n" END,
+                                         "[conv]\nfilters=3\nactivation=relu\nmls=1\nmantissa=6\nexponent=3\n" END};
+    for (size_t i = 0; i < 4; i++) {
+        struct built b;
+        struct error error = {""};
+        build(&b, layers[i], 2);
+        b.input[77] = NAN;
+        struct pass pass = {.pool = b.pool, .images = IMAGES, .training = true, .labels = b.labels, .loss_scale = 1};
+        assert_false(network_forward(b.network, b.input, &pass, &error));
+        assert_contains(error.message, "layer ");
+        assert_contains(error.message, "finite");
+        release(&b);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients), cmocka_unit_test(test_activations), cmocka_unit_test(test_threads),
+                                       cmocka_unit_test(test_part_of_a_batch), cmocka_unit_test(test_not_finite)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
