@@ -1,0 +1,229 @@
+#!/usr/bin/env bash
+# End to end: training, threads, kernels, stop and resume, SIGKILL at random moments, bad input. Prints lines as cmocka
+# does, so that scripts/run-tests counts them. $MLSNET is the program.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+MLSNET=${MLSNET:-./mlsnet}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+failures=0
+unset MLSNET_DATA
+
+ok() { echo "[       OK ] $1"; }
+bad() { echo "[  FAILED  ] $1: ${2:-}"; failures=$((failures + 1)); }
+check() { # NAME COMMAND...
+  local name=$1; shift
+  if "$@"; then ok "$name"; else bad "$name" "$*"; fi
+}
+
+mkdir "$work/data"
+python3 tests/make_tiny_data.py "$work/data"
+cat >"$work/tiny.cfg" <<END
+[net]
+batch=16
+subdivisions=2
+channels=1
+height=8
+width=8
+learning_rate=0.05
+policy=cosine
+epochs=3
+label_smoothing=0.05
+[data]
+type=idx
+path=$work/data
+pad_crop=1
+flip=0
+cutout=2
+[conv]
+mls=0
+filters=8
+size=3
+pad=1
+batch_normalize=1
+activation=relu
+[conv]
+filters=20
+size=3
+stride=2
+pad=1
+batch_normalize=1
+activation=relu
+[conv]
+filters=20
+size=3
+pad=1
+batch_normalize=1
+activation=linear
+[shortcut]
+from=-2
+activation=relu
+[dropout]
+probability=0.1
+[avgpool]
+[connected]
+output=4
+activation=linear
+[softmax]
+END
+cfg=$work/tiny.cfg
+train() { local folder=$1; shift; "$MLSNET" train "$cfg" --output "$work/$folder" --quiet "$@"; }
+same() { cmp -s "$work/$1/last.safetensors" "$work/$2/last.safetensors" && cmp -s "$work/$1/best.safetensors" "$work/$2/best.safetensors"; }
+
+train whole --threads 2 || bad "training" "exit status $?"
+check "it learns" python3 - "$work/whole/log.csv" <<'END'
+import csv, sys
+rows = list(csv.DictReader(open(sys.argv[1])))
+assert len(rows) == 3 and [int(r["epoch"]) for r in rows] == [1, 2, 3]
+assert float(rows[-1]["top1"]) > 0.6, rows[-1]
+END
+for threads in 1 3; do
+  train threads$threads --threads $threads
+  check "same bytes with 2 and $threads threads" same whole threads$threads
+done
+train scalar --kernel scalar
+check "same bytes with scalar kernels" same whole scalar
+train other --seed 2
+check "another seed, another result" bash -c "! cmp -s $work/whole/last.safetensors $work/other/last.safetensors"
+
+# Stop anywhere and go on.
+for stop in 1 7 10 13; do
+  train stop$stop --stop-after $stop 2>/dev/null
+  train stop$stop --resume
+  check "stopped after $stop steps and resumed: same bytes" same whole stop$stop
+done
+check "the log of a resumed run has each epoch once" bash -c "[ \$(cut -d, -f1 $work/stop13/log.csv | sort -u | wc -l) = 4 ] && [ \$(wc -l <$work/stop13/log.csv) = 4 ]"
+check "a finished run resumed says so" bash -c "$MLSNET train $cfg --output $work/whole --resume | grep -q 'already finished'"
+
+# SIGKILL at random moments (a fixed seed), saving at every step, until it is done.
+RANDOM=12345
+kills=0
+for round in 1 2 3; do
+  resume=() tries=0
+  while :; do
+    train killed$round --save-minutes 0 "${resume[@]}" &
+    pid=$!
+    tries=$((tries + 1))
+    if [ $tries -le 12 ]; then
+      sleep "0.$(printf %03d $((RANDOM % 90 + 5)))"
+      kill -9 $pid 2>/dev/null && kills=$((kills + 1))
+    fi
+    wait $pid 2>/dev/null && break
+    if [ -e "$work/killed$round/last.safetensors" ]; then resume=(--resume); else resume=(); fi
+    [ $tries -lt 20 ] || break
+  done
+  check "killed and resumed, round $round: same bytes" same whole killed$round
+done 2>/dev/null
+check "the kills hit ($kills)" [ $kills -ge 5 ]
+
+# SIGTERM finishes the step, saves and says how to go on.
+"$MLSNET" train "$cfg" --output "$work/term" --quiet --set epochs=2000 --set policy=constant 2>"$work/term.err" &
+pid=$!
+sleep 1
+kill -TERM $pid
+wait $pid
+check "SIGTERM: status 130" [ $? = 130 ]
+check "SIGTERM: says how to resume" grep -q -- "--resume --output $work/term" "$work/term.err"
+check "SIGTERM: saved" [ -s "$work/term/last.safetensors" ]
+
+# Evaluation, prediction of a picture, summary.
+check "eval agrees with the log" bash -c "$MLSNET eval $cfg $work/whole/last.safetensors --json --confusion $work/confusion.csv | python3 -c '
+import csv, json, sys
+figures = json.load(sys.stdin)
+rows = list(csv.DictReader(open(\"$work/whole/log.csv\")))
+assert abs(figures[\"top1\"] - float(rows[-1][\"top1\"])) < 1e-5 and abs(figures[\"loss\"] - float(rows[-1][\"test_loss\"])) < 1e-4
+matrix = [list(map(int, row[1:])) for row in list(csv.reader(open(\"$work/confusion.csv\")))[1:]]
+assert sum(map(sum, matrix)) == figures[\"images\"] == 40
+assert sum(matrix[i][i] for i in range(4)) == round(figures[\"top1\"] * 40)
+'"
+python3 - "$work/picture.png" <<'END'
+import struct, sys, zlib
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+rows = b"".join(b"\0" + bytes([230 if x < 8 and y < 8 else 40 for x in range(16)]) for y in range(16))
+open(sys.argv[1], "wb").write(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 16, 16, 8, 0, 0, 0, 0)) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+END
+check "predict names a class" bash -c "$MLSNET predict $cfg $work/whole/last.safetensors $work/picture.png --json | python3 -c '
+import json, sys
+top = json.load(sys.stdin)[0][\"predictions\"]
+assert abs(sum(p[\"probability\"] for p in top) - 1) < 1e-4 and len(top) == 4'"
+check "summary" bash -c "$MLSNET summary $cfg | grep -q 'MLS <2,1> nc 16'"
+
+# A loss that is not a number stops the run; the last good checkpoint stays.
+cp "$work/whole/last.safetensors" "$work/before"
+mkdir "$work/nan"
+"$MLSNET" train "$cfg" --output "$work/nan" --quiet --set learning_rate=1000000 --set policy=constant 2>"$work/nan.err"
+check "NaN: status 1" [ $? = 1 ]
+check "NaN: names the step" grep -q "step [0-9]*: .*finite" "$work/nan.err"
+
+# Bad input: one line on stderr, the right status, nothing saved is lost.
+refused() { # NAME STATUS TEXT COMMAND...
+  local name=$1 status=$2 text=$3; shift 3
+  "$@" >"$work/out" 2>"$work/err"
+  local found=$?
+  if [ $found = "$status" ] && [ "$(wc -l <"$work/err")" = 1 ] && grep -q -- "$text" "$work/err"; then ok "$name"; else bad "$name" "status $found, $(cat "$work/err")"; fi
+}
+refused "unknown command" 2 "did you mean train" "$MLSNET" trian "$cfg"
+refused "unknown option" 2 "did you mean --threads" "$MLSNET" train "$cfg" --thread 2
+refused "missing argument" 2 "CFG" "$MLSNET" train
+refused "no cfg" 2 "cannot open" "$MLSNET" train /nonexistent.cfg
+refused "a folder as cfg" 2 "cannot read" "$MLSNET" train /tmp
+refused "no data" 1 "dataset-fashion-mnist" "$MLSNET" train "$cfg" --data /nonexistent
+refused "a kernel that is not there" 2 "kernel=no" "$MLSNET" train "$cfg" --kernel no
+refused "a folder that holds a run" 1 "go on with --resume" "$MLSNET" train "$cfg" --output "$work/whole"
+refused "resume of nothing" 1 "is not there" "$MLSNET" train "$cfg" --output "$work/new" --resume
+refused "another network" 1 "a checkpoint of another network" "$MLSNET" train "$cfg" --output "$work/whole" --resume --set conv.filters=24
+refused "another seed" 1 "was trained with seed=1" "$MLSNET" train "$cfg" --output "$work/whole" --resume --seed 3
+refused "an output that cannot be made" 1 "cannot create" "$MLSNET" train "$cfg" --output /proc/nothing/here
+refused "eval of a file that is no checkpoint" 1 "not a safetensors file" "$MLSNET" eval "$cfg" "$cfg"
+refused "predict: not a picture" 1 "not a JPEG or PNG" "$MLSNET" predict "$cfg" "$work/whole/last.safetensors" "$cfg"
+refused "threads" 2 "1 to 256" "$MLSNET" train "$cfg" --threads 1000
+check "what was saved is still there" cmp -s "$work/before" "$work/whole/last.safetensors"
+
+# quantize and conv: all kernel sets give the same bytes; the simulated path nearly the same numbers.
+python3 - "$work" <<'END'
+import random, struct, sys
+def save(name, dims):
+    rng, count = random.Random(name), 1
+    for d in dims: count *= d
+    header = "{'descr': '<f4', 'fortran_order': False, 'shape': (%s), }" % ", ".join(map(str, dims))
+    header += " " * (63 - (10 + len(header)) % 64) + "\n"
+    with open(f"{sys.argv[1]}/{name}.npy", "wb") as file:
+        file.write(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + struct.pack(f"<{count}f", *(rng.gauss(0, 1) for _ in range(count))))
+save("a", (2, 20, 9, 9)), save("w", (12, 20, 3, 3)), save("e", (2, 12, 5, 5))
+END
+conv() { "$MLSNET" conv "$@" --stride 2 --pad 1 >/dev/null; }
+for pass in forward input-error weight-gradient; do
+  case $pass in
+  forward) in=("$work/a.npy" "$work/w.npy") more=() ;;
+  input-error) in=("$work/e.npy" "$work/w.npy") more=(--input-size 9x9) ;;
+  weight-gradient) in=("$work/a.npy" "$work/e.npy") more=(--kernel-size 3x3) ;;
+  esac
+  conv --pass $pass "${in[@]}" "$work/reference.npy" --kernel reference "${more[@]}"
+  for kernel in $("$MLSNET" kernels | awk '$2 == "supported" {print $1}'); do
+    conv --pass $pass "${in[@]}" "$work/out.npy" --kernel "$kernel" "${more[@]}"
+    check "conv $pass by $kernel equals the reference" cmp -s "$work/reference.npy" "$work/out.npy"
+  done
+  conv --pass $pass "${in[@]}" "$work/simulated.npy" --simulated "${more[@]}"
+  check "conv $pass simulated" python3 - "$work/reference.npy" "$work/simulated.npy" <<'END'
+import array, sys
+a, b = (array.array("f", open(p, "rb").read()[128:]) for p in sys.argv[1:])
+assert len(a) == len(b) > 100 and sum((x - y) ** 2 for x, y in zip(a, b)) < 1e-10 * sum(x * x for x in a)
+END
+done
+"$MLSNET" quantize "$work/a.npy" "$work/q.npy" --codes "$work/codes.npy" --group-scales "$work/scales.npy" --group-size 8 >"$work/q.txt"
+check "quantize: value = St * Sg * I / 16" python3 - "$work" <<'END'
+import array, re, sys
+folder = sys.argv[1]
+def load(name, kind): return array.array(kind, open(f"{folder}/{name}.npy", "rb").read()[128:])
+q, codes, scales = load("q", "f"), load("codes", "i"), load("scales", "f")
+st = float.fromhex(re.search(r"\((0x[^)]*)\)", open(f"{folder}/q.txt").read()).group(1))
+assert len(q) == len(codes) == 2 * 20 * 81 and len(scales) == 2 * 3 and set(map(abs, codes)) <= {0, 1, 2, 3, 4, 6, 8, 12}
+single = lambda x: array.array("f", [x])[0]
+for i, value in enumerate(q):
+    n, c = i // 1620, i // 81 % 20
+    assert value == single(single(st * scales[n * 3 + c // 8]) * (codes[i] / 16)), i
+END
+refused "conv: shapes that do not fit" 1 "expected \[2, 12, 9, 9\]" "$MLSNET" conv --pass weight-gradient "$work/a.npy" "$work/e.npy" "$work/out.npy" --pad 1 --kernel-size 3x3
+refused "quantize: bad format" 1 "mantissa=9: expected 0 to 7" "$MLSNET" quantize "$work/a.npy" "$work/out.npy" --mantissa 9
+[ $failures = 0 ]
