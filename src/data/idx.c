@@ -85,7 +85,7 @@ static bool set_names(struct dataset *dataset, const char *folder, struct error 
 {
     static const char *const fashion[] = {"T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
                                           "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"};
-    char texts[256][8];
+    char texts[256][12];
     const char *names[256];
     if (dataset->classes == 10 && strstr(folder, "fashion")) return dataset_set_names(dataset, fashion, 10, error);
     for (int i = 0; i < dataset->classes; i++) {
