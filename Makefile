@@ -23,10 +23,10 @@ PROGRAM_OBJECTS := $(PROGRAM_SOURCES:%.c=$(BUILD)/%.o)
 TEST_PROGRAMS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 FUZZ_PROGRAMS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz_*.c))
 
-all: mlsnet
+all: mlsnet libmlsnet.a libmlsnet.so
 
 help:
-	@echo "make             build ./mlsnet"
+	@echo "make             build ./mlsnet, libmlsnet.a and libmlsnet.so"
 	@echo "make quickstart  install what is missing, build, train a small CNN in MLS <2,1>, evaluate it"
 	@echo "make test        install what is missing, build, pass the whole test suite, also under sanitizers"
 	@echo "make bench       images/s beside PyTorch (installs python3-torch; needs CIFAR-10, see MLSNET_DATA)"
@@ -47,6 +47,15 @@ $(BUILD)/objects.a: $(LIBRARY_OBJECTS)
 
 $(BUILD)/mlsnet: $(PROGRAM_OBJECTS) $(BUILD)/objects.a
 	$(CC) $(ALL_LDFLAGS) $^ $(LIBRARIES) -o $@
+
+# The libraries export what include/mlsnet.h declares and nothing else.
+libmlsnet.so: $(LIBRARY_OBJECTS)
+	$(CC) -shared $(ALL_LDFLAGS) $^ $(LIBRARIES) -Wl,-soname,libmlsnet.so.0 -o $@
+libmlsnet.a: $(LIBRARY_OBJECTS)
+	ld -r $^ -o $(BUILD)/libmlsnet.o
+	objcopy --wildcard --keep-global-symbol='mlsnet_*' $(BUILD)/libmlsnet.o
+	@rm -f $@
+	ar rcs $@ $(BUILD)/libmlsnet.o
 
 mlsnet: $(BUILD)/mlsnet
 	cp $< $@
@@ -81,7 +90,7 @@ fuzz:
 	scripts/run-fuzz build/fuzz $(FUZZ_SECONDS)
 
 clean:
-	rm -rf build mlsnet
+	rm -rf build mlsnet libmlsnet.a libmlsnet.so
 
 .PHONY: all help programs test quickstart bench fuzz fuzz-programs clean
 .SECONDARY:

@@ -138,21 +138,7 @@ static bool run_packed(struct conv *c, const struct kernel_set *set, struct erro
 {
     struct packed_request request = {.kernels = set, .shape = c->shape, .for_training = true};
     memcpy(request.formats, c->formats, sizeof request.formats);
-    struct thread_pool *pool = thread_pool_create(1, error);
-    struct packed_convolution *packed = pool ? packed_create(&request, error) : NULL;
-    bool good = packed != NULL;
-    for (int i = 0; i < 2 && good; i++) {
-        const float *x = c->in[i].values;
-        if (c->operands[i] == MLS_WEIGHT) good = packed_quantize_weights(packed, pool, x, 0, true, error);
-        if (c->operands[i] == MLS_ACTIVATION) good = packed_quantize_activations(packed, pool, c->shape.images, x, NULL, 0, true, error);
-        if (c->operands[i] == MLS_ERROR) good = packed_quantize_errors(packed, pool, c->shape.images, x, NULL, 0, error);
-    }
-    if (good && c->pass == CONVOLUTION_FORWARD) packed_forward(packed, pool, c->shape.images, c->output, NULL, NULL);
-    if (good && c->pass == CONVOLUTION_INPUT_ERROR) packed_input_error(packed, pool, c->shape.images, c->output, false);
-    if (good && c->pass == CONVOLUTION_WEIGHT_GRADIENT) packed_weight_gradient(packed, pool, c->shape.images, c->output);
-    packed_destroy(packed);
-    thread_pool_destroy(pool);
-    return good;
+    return packed_convolve_once(&request, c->pass, c->in[0].values, c->in[1].values, c->output, error);
 }
 
 static bool compute(const struct options *o, struct conv *c, struct error *error)

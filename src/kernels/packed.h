@@ -53,4 +53,9 @@ void packed_input_error(struct packed_convolution *packed, struct thread_pool *p
 // gradient[Co][Ci][Kh][Kw] += the weight gradient.
 void packed_weight_gradient(struct packed_convolution *packed, struct thread_pool *pool, int images, float *gradient);
 
+// One pass from fp32 operands to the fp32 result, on one thread, all rounding to nearest: forward takes activations and
+// weights, input error errors and weights, weight gradient activations and errors. The shape's sizes are those of the arrays.
+bool packed_convolve_once(const struct packed_request *request, enum convolution_pass pass, const float *first,
+                          const float *second, float *result, struct error *error);
+
 #endif
