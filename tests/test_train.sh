@@ -227,4 +227,5 @@ for i, value in enumerate(q):
 END
 refused "conv: shapes that do not fit" 1 "expected \[2, 12, 9, 9\]" "$MLSNET" conv --pass weight-gradient "$work/a.npy" "$work/e.npy" "$work/out.npy" --pad 1 --kernel-size 3x3
 refused "quantize: bad format" 1 "mantissa=9: expected 0 to 7" "$MLSNET" quantize "$work/a.npy" "$work/out.npy" --mantissa 9
+check "the README lists the options" env MLSNET="$MLSNET" scripts/update-readme --check
 [ $failures = 0 ]
