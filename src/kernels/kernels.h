@@ -34,23 +34,27 @@ struct quantize_job {
     float reciprocals[BLOCK_CHANNELS];              // 1 / (St * Sg); 0 for a tensor that counts as zero
     struct mls_plane_keys keys[BLOCK_CHANNELS];     // read where the rounding is stochastic
     int zero_point;               // 0, or 128 for operands with a sign
-    uint8_t *pixels;              // pixel (y, x) at pixels + y * row_bytes + x * 16: I + zero_point
+    uint8_t *pixels;              // pixel (y, x) at pixels + y * row_bytes + x * 16: I + zero_point; or NULL
     size_t row_bytes;
+    uint8_t *planes;              // channel c, pixel (y, x) at planes + c * plane_bytes + y * plane_pitch + x: I + zero_point;
+    size_t plane_bytes;           // or NULL
+    int plane_pitch;
     int8_t *rows;                 // channel c, pixel (y, x) at rows + c * rows_plane + y * row_pitch + x: I; or NULL
     size_t rows_plane;
     int row_pitch;
 };
 
 // A row of neighbouring outputs of a forward or input-error convolution, for one or two blocks of 16 outputs.
-// Groups G in ascending order; group k covers the quads (4 channels) quad_first[k] .. quad_last[k], with
-// weights of channels outside the group set to 0.
+// A dot product takes 4 bytes that lie side by side: 4 channels of a pixel in a packed block, or 4 pixels of a channel in
+// planes. A quad is the first, a channel in planes. Groups G in ascending order; group k covers the quads quad_first[k] ..
+// quad_last[k], with weights of what lies outside the group or the window set to 0.
 struct convolve_job {
     int groups, taps, blocks;     // blocks of outputs: 1 or 2
     const int *quad_first, *quad_last;   // [groups]
+    const size_t *quad_offsets;   // [quads], bytes
     const int32_t *tap_offsets;   // [taps], bytes
-    size_t block_bytes;           // from one block of input channels to the next
     size_t pixel_bytes;           // from one output's input to the next one's
-    const int8_t *weights[2];     // of each block: [group][quad of the group][tap][16 outputs][4 channels]
+    const int8_t *weights[2];     // of each block: [group][quad of the group][tap][16 outputs][4 bytes]
     const int32_t *corrections[2];// [group][16]: zero point times the sum of the group's weights, subtracted from P
     const float *scales[2];       // [group][16]: Sg_1 * Sg_2
 };

@@ -91,20 +91,34 @@ INLINE void transpose_bytes(const __m128i in[16], __m128i out[16])
     }
 }
 
-INLINE void store_rows(const struct quantize_job *job, int channel, int first, int count, __m128i codes)
+// Bytes first .. first + count - 1 of a plane of `width` columns, into rows that are `pitch` apart.
+INLINE void store_plane(uint8_t *plane, int pitch, int width, int first, int count, __m128i codes)
 {
-    int8_t *rows = job->rows + (size_t)channel * job->rows_plane;
-    if (job->row_pitch == job->width) {
-        _mm_mask_storeu_epi8(rows + first, (__mmask16)((1u << count) - 1), codes);
+    int row = first / width, column = first % width;
+    if (column + count <= width || pitch == width) {
+        _mm_mask_storeu_epi8(plane + (size_t)row * (size_t)pitch + (size_t)column, (__mmask16)((1u << count) - 1), codes);
         return;
     }
-    int8_t bytes[16];
+    uint8_t bytes[16];
     _mm_storeu_si128((__m128i *)bytes, codes);
-    int row = first / job->width, column = first % job->width;
-    for (int i = 0; i < count; i++) {
-        rows[(size_t)row * (size_t)job->row_pitch + (size_t)column] = bytes[i];
-        if (++column == job->width) column = 0, row++;
+    for (int i = 0; i < count;) {
+        int piece = width - column < count - i ? width - column : count - i;
+        __builtin_memcpy(plane + (size_t)row * (size_t)pitch + (size_t)column, bytes + i, (size_t)piece);
+        i += piece;
+        column = 0;
+        row++;
     }
+}
+
+// All channels of the block, as planes of I (rows) and of I + zero point (planes).
+INLINE void store_planes(const struct quantize_job *job, int first, int count, const __m128i codes[16])
+{
+    const __m128i zero_point = _mm_set1_epi8((char)job->zero_point);
+    for (int c = 0; job->rows && c < BLOCK_CHANNELS; c++)
+        store_plane((uint8_t *)job->rows + (size_t)c * job->rows_plane, job->row_pitch, job->width, first, count, codes[c]);
+    for (int c = 0; job->planes && c < BLOCK_CHANNELS; c++)
+        store_plane(job->planes + (size_t)c * job->plane_bytes, job->plane_pitch, job->width, first, count,
+                    _mm_xor_si128(codes[c], zero_point));
 }
 
 INLINE void store_pixels(const struct quantize_job *job, int first, int count, const __m128i codes[16])
@@ -146,9 +160,8 @@ INLINE void quantize_32(const struct quantize_job *job, const struct quantizer_v
         codes[1][c] = _mm512_cvtepi32_epi8(quantize_16(q, high, reciprocal, _mm512_srli_epi32(hash, 16), stochastic));
     }
     for (int half = 0; half < 2 && counts[half] > 0; half++) {
-        store_pixels(job, first + 16 * half, counts[half], codes[half]);
-        if (!job->rows) continue;
-        for (int c = 0; c < BLOCK_CHANNELS; c++) store_rows(job, c, first + 16 * half, counts[half], codes[half][c]);
+        if (job->pixels) store_pixels(job, first + 16 * half, counts[half], codes[half]);
+        store_planes(job, first + 16 * half, counts[half], codes[half]);
     }
 }
 
@@ -178,16 +191,19 @@ static void quantize_run_avx512vnni(const struct quantizer *quantizer, const flo
 // ---------------------------------------------------------------------------------------------
 // Forward and input error
 
-// PIXELS x BLOCKS x 16 outputs; both are constants in every call. The fp32 totals stay in `outputs` (first
-// cache), so that all registers are left to the integer sums.
+// PIXELS x BLOCKS x 16 outputs; all three are constants in every call. The fp32 totals stay in registers where groups are
+// short (KEEP), otherwise in `outputs` (first cache), so that all registers are left to the integer sums.
 INLINE void convolve_tile(const struct convolve_job *job, const uint8_t *input, int first, float *const outputs[2],
-                          const int PIXELS, const int BLOCKS)
+                          const int PIXELS, const int BLOCKS, const bool KEEP)
 {
     const int8_t *weights0 = job->weights[0], *weights1 = job->weights[1];
     const size_t step = job->pixel_bytes;
     const uint8_t *start = input + (size_t)first * step;
     float *to[2] = {outputs[0] + (size_t)first * BLOCK_CHANNELS, BLOCKS > 1 ? outputs[1] + (size_t)first * BLOCK_CHANNELS : NULL};
     const __m512i zero = _mm512_setzero_si512();
+    __m512 total[16][2];
+#pragma GCC unroll 16
+    for (int p = 0; p < PIXELS; p++) total[p][0] = total[p][1] = _mm512_setzero_ps();
     for (int group = 0; group < job->groups; group++) {
         __m512i sum[16][2];
 #pragma GCC unroll 2
@@ -197,7 +213,7 @@ INLINE void convolve_tile(const struct convolve_job *job, const uint8_t *input, 
             for (int p = 0; p < PIXELS; p++) sum[p][b] = _mm512_sub_epi32(zero, correction);
         }
         for (int quad = job->quad_first[group]; quad <= job->quad_last[group]; quad++) {
-            const uint8_t *base = start + (size_t)(quad >> 2) * job->block_bytes + (size_t)(quad & 3) * 4;
+            const uint8_t *base = start + job->quad_offsets[quad];
             for (int tap = 0; tap < job->taps; tap++) {
                 const uint8_t *pixel = base + job->tap_offsets[tap];
                 __m512i w0 = _mm512_loadu_si512(weights0), w1 = zero;
@@ -221,28 +237,36 @@ INLINE void convolve_tile(const struct convolve_job *job, const uint8_t *input, 
             __m512 scale = _mm512_loadu_ps(job->scales[b] + group * BLOCK_CHANNELS);
 #pragma GCC unroll 16
             for (int p = 0; p < PIXELS; p++) {
-                __m512 total = group ? _mm512_loadu_ps(to[b] + p * BLOCK_CHANNELS) : _mm512_setzero_ps();
-                total = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[p][b]), scale, total);
-                _mm512_storeu_ps(to[b] + p * BLOCK_CHANNELS, total);
+                if (!KEEP) total[p][b] = group ? _mm512_loadu_ps(to[b] + p * BLOCK_CHANNELS) : _mm512_setzero_ps();
+                total[p][b] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[p][b]), scale, total[p][b]);
+                if (!KEEP) _mm512_storeu_ps(to[b] + p * BLOCK_CHANNELS, total[p][b]);
             }
         }
     }
+    for (int b = 0; KEEP && b < BLOCKS; b++)
+#pragma GCC unroll 16
+        for (int p = 0; p < PIXELS; p++) _mm512_storeu_ps(to[b] + p * BLOCK_CHANNELS, total[p][b]);
 }
 
-#define TILE(pixels, blocks)                                                                                       \
-    static void __attribute__((noinline)) convolve_##pixels##x##blocks##_avx512vnni(                               \
-        const struct convolve_job *job, const uint8_t *input, int first, float *const outputs[2])                  \
+#define TILE(name, pixels, blocks, keep)                                                                           \
+    static void __attribute__((noinline)) convolve_##name##_avx512vnni(const struct convolve_job *job,              \
+                                                                       const uint8_t *input, int first,             \
+                                                                       float *const outputs[2])                     \
     {                                                                                                              \
-        convolve_tile(job, input, first, outputs, pixels, blocks);                                                 \
+        convolve_tile(job, input, first, outputs, pixels, blocks, keep);                                           \
     }
-TILE(1, 1) TILE(2, 1) TILE(4, 1) TILE(8, 1) TILE(16, 1)
-TILE(1, 2) TILE(2, 2) TILE(4, 2) TILE(6, 2) TILE(8, 2)
+TILE(1x1, 1, 1, false) TILE(2x1, 2, 1, false) TILE(4x1, 4, 1, false) TILE(8x1, 8, 1, false) TILE(16x1, 16, 1, false)
+TILE(1x2, 1, 2, false) TILE(2x2, 2, 2, false) TILE(4x2, 4, 2, false) TILE(6x2, 6, 2, false) TILE(8x2, 8, 2, false)
+// Short groups: totals in registers, so half as many sums.
+TILE(short_8x1, 8, 1, true) TILE(short_4x2, 4, 2, true)
 
 static void convolve_row_avx512vnni(const struct convolve_job *job, const uint8_t *input, int pixels,
                                     float *const outputs[2])
 {
     int x = 0;
+    bool is_short = job->taps <= 4 && job->quad_first[0] == job->quad_last[0];
     if (job->blocks == 2) {
+        for (; is_short && x + 4 <= pixels; x += 4) convolve_short_4x2_avx512vnni(job, input, x, outputs);
         for (; x + 8 <= pixels; x += 8) convolve_8x2_avx512vnni(job, input, x, outputs);
         for (; x + 6 <= pixels; x += 6) convolve_6x2_avx512vnni(job, input, x, outputs);
         for (; x + 4 <= pixels; x += 4) convolve_4x2_avx512vnni(job, input, x, outputs);
@@ -250,6 +274,7 @@ static void convolve_row_avx512vnni(const struct convolve_job *job, const uint8_
         for (; x < pixels; x++) convolve_1x2_avx512vnni(job, input, x, outputs);
         return;
     }
+    for (; is_short && x + 8 <= pixels; x += 8) convolve_short_8x1_avx512vnni(job, input, x, outputs);
     for (; x + 16 <= pixels; x += 16) convolve_16x1_avx512vnni(job, input, x, outputs);
     for (; x + 8 <= pixels; x += 8) convolve_8x1_avx512vnni(job, input, x, outputs);
     for (; x + 4 <= pixels; x += 4) convolve_4x1_avx512vnni(job, input, x, outputs);

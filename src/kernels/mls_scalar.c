@@ -33,8 +33,11 @@ static void quantize_channel(const struct quantize_job *job, int channel)
                     job->quantizer.stochastic ? mls_random_bits(job->keys[channel], (uint32_t)position, 16) : 0;
                 integer = quantize_scalar(&job->quantizer, x[position], job->reciprocals[channel], random);
             }
-            job->pixels[(size_t)row * job->row_bytes + (size_t)column * BLOCK_CHANNELS + (size_t)channel] =
-                (uint8_t)(integer + job->zero_point);
+            uint8_t byte = (uint8_t)(integer + job->zero_point);
+            if (job->pixels)
+                job->pixels[(size_t)row * job->row_bytes + (size_t)column * BLOCK_CHANNELS + (size_t)channel] = byte;
+            if (job->planes)
+                job->planes[(size_t)channel * job->plane_bytes + (size_t)(row * job->plane_pitch + column)] = byte;
             if (job->rows)
                 job->rows[(size_t)channel * job->rows_plane + (size_t)row * (size_t)job->row_pitch + (size_t)column] =
                     (int8_t)integer;
@@ -61,7 +64,7 @@ static void convolve_pixel(const struct convolve_job *job, int block, const uint
         int32_t sum[BLOCK_CHANNELS];
         for (int i = 0; i < BLOCK_CHANNELS; i++) sum[i] = -job->corrections[block][group * BLOCK_CHANNELS + i];
         for (int quad = job->quad_first[group]; quad <= job->quad_last[group]; quad++) {
-            const uint8_t *pixel = input + (size_t)(quad / 4) * job->block_bytes + (quad % 4) * 4;
+            const uint8_t *pixel = input + job->quad_offsets[quad];
             for (int tap = 0; tap < job->taps; tap++, weights += 64)
                 for (int i = 0; i < BLOCK_CHANNELS; i++)
                     for (int c = 0; c < 4; c++) sum[i] += pixel[job->tap_offsets[tap] + c] * weights[4 * i + c];

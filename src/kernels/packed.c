@@ -15,7 +15,9 @@ struct packed_map {
     int top, left, padded_height, padded_width; // halo above and to the left; whole padded size
     size_t row_bytes, block_bytes, image_bytes;
     int zero_point;
-    uint8_t *pixels;
+    uint8_t *pixels;         // blocks of channels; NULL if nobody reads them
+    uint8_t *planes;         // [image][blocks * 16][padded_height][padded_width]; NULL if nobody reads them
+    size_t plane_bytes;
     int row_pitch;
     size_t rows_plane; // bytes of a channel in `rows`
     int8_t *rows;      // NULL for activations
@@ -35,7 +37,7 @@ struct phase {
     int first_y, first_x, step, rows, columns;
     int taps;
     int32_t *tap_offsets;   // bytes
-    int *tap_weights;       // window index ky * Kw + kx of each tap
+    int (*tap_weights)[4];  // window index ky * Kw + kx of each of a tap's 4 bytes (in planes), -1: none
     int8_t *weights;        // [output block][group][quad][tap][16][4]
     size_t weights_block;   // bytes of one output block
     int32_t *corrections;   // [output block][group][16]
@@ -46,7 +48,9 @@ struct direction {
     int reduced, outputs, output_blocks;
     int groups, total_quads;
     int *group_first, *group_last; // channels
+    bool planar;            // reads planes: fewer dot products where groups are small
     int *quad_first, *quad_last;
+    size_t *quad_offsets;
     float *weight_scales;   // [output block][group][16]
     int stride;             // of the map's pixels between neighbouring outputs
     int phase_count;
@@ -121,6 +125,15 @@ bool packed_supports(const struct convolution_shape *shape, const struct mls_for
 // ---------------------------------------------------------------------------------------------
 // Building
 
+// Room for the bytes; the halo holds the zero point. The kernels read up to 4 strided pixels past the end.
+static uint8_t *create_bytes(struct packed_convolution *packed, const struct packed_map *map, size_t size, struct error *error)
+{
+    size += 1024 + 4 * BLOCK_CHANNELS * (size_t)packed->shape.stride;
+    uint8_t *bytes = take(packed, size, 1, error);
+    if (bytes) memset(bytes, map->zero_point, size);
+    return bytes;
+}
+
 static bool create_map(struct packed_convolution *packed, struct packed_map *map, const int dims[4], const int halo[4],
                        enum mls_operand operand, bool is_signed, struct error *error)
 {
@@ -140,20 +153,17 @@ static bool create_map(struct packed_convolution *packed, struct packed_map *map
     map->zero_point = is_signed ? 128 : 0;
     map->grouping = mls_grouping_of(&map->format, operand, dims[0], dims[1], 1);
     size_t groups = (size_t)map->grouping.blocks[0] * (size_t)map->grouping.blocks[1];
-    // The kernels read up to 4 strided pixels past the end.
-    size_t slack = 1024 + 4 * BLOCK_CHANNELS * (size_t)packed->shape.stride;
-    map->pixels = take(packed, images * map->image_bytes + slack, 1, error);
+    map->plane_bytes = (size_t)map->padded_width * (size_t)map->padded_height;
     map->maxima = take(packed, groups, sizeof(float), error);
     map->scales = take(packed, groups, sizeof(float), error);
     map->plane_maxima = take(packed, images * (size_t)dims[1], sizeof(float), error);
     map->plane_scales = take(packed, images * (size_t)map->blocks * BLOCK_CHANNELS, sizeof(float), error);
     map->plane_groups = take(packed, images * (size_t)dims[1], sizeof(int), error);
-    if (!map->pixels || !map->maxima || !map->scales || !map->plane_maxima || !map->plane_scales || !map->plane_groups)
+    if (!map->maxima || !map->scales || !map->plane_maxima || !map->plane_scales || !map->plane_groups)
         return false;
     for (int image = 0; image < dims[0]; image++)
         for (int c = 0; c < dims[1]; c++)
             map->plane_groups[image * dims[1] + c] = mls_group_index(&map->grouping, image, c);
-    memset(map->pixels, map->zero_point, images * map->image_bytes + slack);
     map->row_pitch = (dims[3] + 3) / 4 * 4;
     map->rows_plane = (size_t)map->row_pitch * (size_t)dims[2];
     if (operand != MLS_ERROR) return true;
@@ -182,12 +192,50 @@ static bool create_groups(struct packed_convolution *packed, struct direction *d
         direction->group_last[count - 1] = c;
     }
     direction->groups = count;
-    for (int g = 0; g < count; g++) {
-        direction->quad_first[g] = direction->group_first[g] / 4;
-        direction->quad_last[g] = direction->group_last[g] / 4;
-        direction->total_quads += direction->quad_last[g] - direction->quad_first[g] + 1;
-    }
     return true;
+}
+
+// Dot products of an output: quads of 4 channels for each window position, or channels for each 4 columns of the window.
+static void choose_layout(const struct packed_convolution *packed, struct direction *d)
+{
+    const struct convolution_shape *s = &packed->shape;
+    int columns = d == &packed->forward ? s->kernel_width : (s->kernel_width + s->stride - 1) / s->stride, quads = 0;
+    for (int g = 0; g < d->groups; g++) quads += d->group_last[g] / 4 - d->group_first[g] / 4 + 1;
+    d->planar = d->reduced * ((columns + 3) / 4) < quads * columns;
+}
+
+static bool create_quads(struct packed_convolution *packed, struct direction *d, struct packed_map *map, struct error *error)
+{
+    size_t quads = (size_t)map->blocks * BLOCK_CHANNELS;
+    int channels = d->planar ? 1 : 4;
+    if (!(d->quad_offsets = take(packed, quads, sizeof(size_t), error))) return false;
+    for (size_t q = 0; q < quads; q++) d->quad_offsets[q] = d->planar ? q * map->plane_bytes : q / 4 * map->block_bytes + q % 4 * 4;
+    for (int g = 0; g < d->groups; g++) {
+        d->quad_first[g] = d->group_first[g] / channels;
+        d->quad_last[g] = d->group_last[g] / channels;
+        d->total_quads += d->quad_last[g] - d->quad_first[g] + 1;
+    }
+    size_t images = (size_t)packed->shape.images;
+    if (d->planar) return (map->planes = create_bytes(packed, map, images * quads * map->plane_bytes, error)) != NULL;
+    return map->pixels || (map->pixels = create_bytes(packed, map, images * map->image_bytes, error)) != NULL;
+}
+
+// Adds one row of taps: window positions k, k + step, ... read from map columns x, x + direction, ... (-1 or 1).
+static void add_taps(const struct direction *d, const struct packed_map *map, struct phase *phase, int y, int x, int direction,
+                     int first_k, int step, int count)
+{
+    int leftmost = direction > 0 ? x : x - (count - 1);
+    for (int t = 0; t < count; t += d->planar ? 4 : 1) {
+        int *window = phase->tap_weights[phase->taps];
+        int column = leftmost + t;
+        for (int b = 0; b < 4; b++) {
+            int index = direction > 0 ? t + (d->planar ? b : 0) : count - 1 - t - (d->planar ? b : 0);
+            window[b] = index >= 0 && index < count ? first_k + step * index : -1;
+        }
+        phase->tap_offsets[phase->taps++] =
+            (int32_t)(d->planar ? (size_t)y * (size_t)map->padded_width + (size_t)column
+                                : (size_t)y * map->row_bytes + (size_t)column * BLOCK_CHANNELS);
+    }
 }
 
 static bool create_phase(struct packed_convolution *packed, struct direction *direction, struct phase *phase, int window,
@@ -195,7 +243,7 @@ static bool create_phase(struct packed_convolution *packed, struct direction *di
 {
     size_t blocks = (size_t)direction->output_blocks;
     phase->tap_offsets = take(packed, (size_t)window, sizeof(int32_t), error);
-    phase->tap_weights = take(packed, (size_t)window, sizeof(int), error);
+    phase->tap_weights = take(packed, (size_t)window, sizeof *phase->tap_weights, error);
     if (!phase->tap_offsets || !phase->tap_weights) return false;
     phase->weights_block = (size_t)direction->total_quads * (size_t)window * 64;
     phase->weights = take(packed, blocks * phase->weights_block, 1, error);
@@ -228,16 +276,15 @@ static bool create_forward(struct packed_convolution *packed, struct error *erro
     d->output_height = s->out_height;
     d->output_width = s->out_width;
     if (!create_groups(packed, d, &map->grouping, true, error)) return false;
+    choose_layout(packed, d);
+    if (!create_quads(packed, d, &packed->activations, error)) return false;
     if (!create_direction(packed, d, 1, s->kernel_height * s->kernel_width, error)) return false;
     struct phase *phase = d->phases;
     phase->step = 1;
     phase->rows = s->out_height;
     phase->columns = s->out_width;
     for (int ky = 0; ky < s->kernel_height; ky++)
-        for (int kx = 0; kx < s->kernel_width; kx++) {
-            phase->tap_offsets[phase->taps] = (int32_t)((size_t)ky * map->row_bytes + (size_t)kx * BLOCK_CHANNELS);
-            phase->tap_weights[phase->taps++] = ky * s->kernel_width + kx;
-        }
+        add_taps(d, map, phase, ky, 0, 1, ky * s->kernel_width, 1, s->kernel_width);
     return true;
 }
 
@@ -260,13 +307,10 @@ static void fill_backward_phase(const struct packed_convolution *packed, struct 
     phase->columns = first_x < s->in_width ? (s->in_width - first_x + stride - 1) / stride : 0;
     int remainder_y = phase_remainder(first_y, s->padding, stride), base_y = (first_y + s->padding) / stride;
     int remainder_x = phase_remainder(first_x, s->padding, stride), base_x = (first_x + s->padding) / stride;
+    int columns = remainder_x < s->kernel_width ? (s->kernel_width - remainder_x + stride - 1) / stride : 0;
     for (int ty = 0; remainder_y + stride * ty < s->kernel_height; ty++)
-        for (int tx = 0; remainder_x + stride * tx < s->kernel_width; tx++) {
-            int y = map->top + base_y - ty, x = map->left + base_x - tx;
-            phase->tap_offsets[phase->taps] = (int32_t)((size_t)y * map->row_bytes + (size_t)x * BLOCK_CHANNELS);
-            phase->tap_weights[phase->taps++] =
-                (remainder_y + stride * ty) * s->kernel_width + remainder_x + stride * tx;
-        }
+        add_taps(&packed->backward, map, phase, map->top + base_y - ty, map->left + base_x, -1,
+                 (remainder_y + stride * ty) * s->kernel_width + remainder_x, stride, columns);
 }
 
 static bool create_backward(struct packed_convolution *packed, struct error *error)
@@ -279,6 +323,8 @@ static bool create_backward(struct packed_convolution *packed, struct error *err
     d->output_height = s->in_height;
     d->output_width = s->in_width;
     if (!create_groups(packed, d, &packed->errors.grouping, false, error)) return false;
+    choose_layout(packed, d);
+    if (!create_quads(packed, d, &packed->errors, error)) return false;
     int stride = s->stride, window = s->kernel_height * s->kernel_width;
     if (!create_direction(packed, d, stride * stride, window, error)) return false;
     for (int y = 0; y < stride; y++)
@@ -306,6 +352,8 @@ static bool create_maps(struct packed_convolution *packed, struct error *error)
 static bool create_gradient(struct packed_convolution *packed, struct error *error)
 {
     const struct convolution_shape *s = &packed->shape;
+    struct packed_map *map = &packed->activations;
+    if (!map->pixels && !(map->pixels = create_bytes(packed, map, (size_t)s->images * map->image_bytes, error))) return false;
     int tiles = (s->out_channels + GRADIENT_CHANNELS - 1) / GRADIENT_CHANNELS;
     packed->gradient_tasks = packed->activations.blocks * tiles;
     size_t size = (size_t)(s->kernel_height * s->kernel_width) * GRADIENT_CHANNELS * BLOCK_CHANNELS;
@@ -347,6 +395,7 @@ struct packed_convolution *packed_create(const struct packed_request *request, s
 static void destroy_map(struct packed_map *map)
 {
     memory_release(map->pixels);
+    memory_release(map->planes);
     memory_release(map->rows);
     memory_release(map->maxima);
     memory_release(map->scales);
@@ -368,6 +417,7 @@ static void destroy_direction(struct direction *direction)
     memory_release(direction->group_last);
     memory_release(direction->quad_first);
     memory_release(direction->quad_last);
+    memory_release(direction->quad_offsets);
     memory_release(direction->weight_scales);
 }
 
@@ -457,7 +507,13 @@ static void quantize_map_task(void *context, int task, int thread)
         job.reciprocals[c] = map->tensor_scale > 0 ? 1.0f / (map->tensor_scale * scales[c]) : 0;
         job.keys[c] = mls_plane_keys_of(work->tensor_key, first_plane + (uint64_t)c);
     }
-    job.pixels = map->pixels + (size_t)image * map->image_bytes + (size_t)block * map->block_bytes +
+    size_t halo_pixel = (size_t)map->top * (size_t)map->padded_width + (size_t)map->left;
+    size_t first_byte = ((size_t)image * (size_t)map->blocks + (size_t)block) * BLOCK_CHANNELS * map->plane_bytes;
+    if (map->planes) job.planes = map->planes + first_byte + halo_pixel;
+    job.plane_bytes = map->plane_bytes;
+    job.plane_pitch = map->padded_width;
+    if (map->pixels)
+        job.pixels = map->pixels + (size_t)image * map->image_bytes + (size_t)block * map->block_bytes +
                  (size_t)map->top * map->row_bytes + (size_t)map->left * BLOCK_CHANNELS;
     if (map->rows)
         job.rows = map->rows + ((size_t)image * (size_t)map->blocks + (size_t)block) * BLOCK_CHANNELS * map->rows_plane;
@@ -555,10 +611,10 @@ static int8_t *pack_group(const struct packed_convolution *packed, const struct 
     for (int quad = d->quad_first[group]; quad <= d->quad_last[group]; quad++)
         for (int tap = 0; tap < phase->taps; tap++)
             for (int i = 0; i < BLOCK_CHANNELS; i++)
-                for (int c = 4 * quad; c < 4 * quad + 4; c++) {
-                    bool inside = c >= d->group_first[group] && c <= d->group_last[group];
-                    int output = block * BLOCK_CHANNELS + i;
-                    int code = inside ? weight_code(packed, forward, output, c, phase->tap_weights[tap]) : 0;
+                for (int b = 0; b < 4; b++) {
+                    int channel = d->planar ? quad : 4 * quad + b, window = phase->tap_weights[tap][b];
+                    bool inside = channel >= d->group_first[group] && channel <= d->group_last[group] && window >= 0;
+                    int code = inside ? weight_code(packed, forward, block * BLOCK_CHANNELS + i, channel, window) : 0;
                     sums[i] += code;
                     *to++ = (int8_t)code;
                 }
@@ -684,16 +740,16 @@ static void convolve_phase(const struct convolve_work *work, const struct phase 
     // Pieces of a row where it is long, several rows where it is short.
     int columns = minimum(phase->columns, STRIP_PIXELS);
     int rows = columns > 0 && columns == phase->columns ? STRIP_PIXELS / columns : 1;
-    const uint8_t *input = map->pixels + (size_t)image * map->image_bytes;
+    // From one row and column of the map to the next, in bytes; an image has as many in either layout.
+    size_t row_bytes = d->planar ? (size_t)map->padded_width : map->row_bytes, column_bytes = d->planar ? 1 : BLOCK_CHANNELS;
+    const uint8_t *input = (d->planar ? map->planes : map->pixels) + (size_t)image * map->image_bytes;
     for (int row = 0; row < phase->rows; row += rows)
         for (int column = 0; column < phase->columns; column += columns) {
             int count = minimum(rows, phase->rows - row), width = minimum(columns, phase->columns - column);
             for (int j = 0; j < count; j++) {
                 float *outputs[2] = {strips[0] + j * columns * BLOCK_CHANNELS, strips[1] + j * columns * BLOCK_CHANNELS};
-                job->blocks > 0 ? work->packed->request.kernels->convolve_row(
-                                      job, input + (size_t)((row + j) * d->stride) * map->row_bytes +
-                                               (size_t)(column * d->stride) * BLOCK_CHANNELS, width, outputs)
-                                : (void)0;
+                const uint8_t *from = input + (size_t)((row + j) * d->stride) * row_bytes + (size_t)(column * d->stride) * column_bytes;
+                work->packed->request.kernels->convolve_row(job, from, width, outputs);
             }
             struct phase piece = *phase;
             piece.columns = width;
@@ -718,8 +774,8 @@ static void convolve_task(void *context, int image, int thread)
     for (int block = 0; block < d->output_blocks; block += 2) {
         struct convolve_job job = {.groups = d->groups, .blocks = minimum(2, d->output_blocks - block),
                                    .quad_first = d->quad_first, .quad_last = d->quad_last,
-                                   .block_bytes = work->map->block_bytes,
-                                   .pixel_bytes = (size_t)d->stride * BLOCK_CHANNELS};
+                                   .quad_offsets = d->quad_offsets,
+                                   .pixel_bytes = (size_t)d->stride * (d->planar ? 1 : BLOCK_CHANNELS)};
         for (int b = 0; b < job.blocks; b++) {
             float *scales = scratch->scales + (size_t)b * (size_t)d->groups * BLOCK_CHANNELS;
             const float *weights = d->weight_scales + (size_t)(block + b) * (size_t)d->groups * BLOCK_CHANNELS;
