@@ -1,5 +1,5 @@
 // Kernel sets: the inner loops of MLS training on packed data (packed.h), one file an instruction set, chosen
-// once at start and nameable by the user. What a kernel computes is defined by its scalar version (scalar.c),
+// once at start and nameable by the user. What a kernel computes is defined by its scalar version (mls_scalar.c),
 // which in turn equals the plain definition in src/mls bit for bit.
 //
 // File and set names: OPERATIONS_INSTRUCTIONSET.c holds the set called INSTRUCTIONSET; functions are called

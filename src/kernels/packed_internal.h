@@ -1,0 +1,89 @@
+// What the files of packed.h share: the layout of one packed convolution. Included by packed*.c only.
+#ifndef KERNELS_PACKED_INTERNAL_H
+#define KERNELS_PACKED_INTERNAL_H
+
+#include "kernels/packed.h"
+
+#define STRIP_PIXELS 256 // outputs kept in the first cache before they are stored
+
+// One operand that is a feature map.
+struct packed_map {
+    int channels, height, width, blocks;
+    int top, left, padded_height, padded_width; // halo above and to the left; whole padded size
+    size_t row_bytes, block_bytes, image_bytes;
+    int zero_point;
+    uint8_t *pixels;         // blocks of channels; NULL if nobody reads them
+    uint8_t *planes;         // [image][blocks * 16][padded_height][padded_width]; NULL if nobody reads them
+    size_t plane_bytes;
+    int row_pitch;
+    size_t rows_plane; // bytes of a channel in `rows`
+    int8_t *rows;      // NULL for activations
+    struct mls_format format;
+    struct mls_grouping grouping;
+    float *maxima, *scales; // by group
+    float *plane_maxima;    // [images][channels]
+    float *plane_scales;    // [images][blocks * 16]: the group scale of each plane, 1 where there is no channel
+    int *plane_groups;      // [images][channels]: the group of each plane
+    float tensor_scale;
+};
+
+// A set of outputs that share their window: all outputs of a forward convolution; of an input error with stride s,
+// one of s * s phases. Output (j, i) of the phase is pixel (first_y + j * step, first_x + i * step) and reads, for each
+// tap, map pixel (j * stride, i * stride) + offset.
+struct phase {
+    int first_y, first_x, step, rows, columns;
+    int taps;
+    int32_t *tap_offsets;   // bytes
+    int (*tap_weights)[4];  // window index ky * Kw + kx of each of a tap's 4 bytes (in planes), -1: none
+    int8_t *weights;        // [output block][group][quad][tap][16][4]
+    size_t weights_block;   // bytes of one output block
+    int32_t *corrections;   // [output block][group][16]
+};
+
+// Forward or input error: reduces over `reduced` channels into `outputs` channels.
+struct direction {
+    int reduced, outputs, output_blocks;
+    int groups, total_quads;
+    int *group_first, *group_last; // channels
+    bool planar;            // reads planes: fewer dot products where groups are small
+    int *quad_first, *quad_last;
+    size_t *quad_offsets;
+    float *weight_scales;   // [output block][group][16]
+    int stride;             // of the map's pixels between neighbouring outputs
+    int phase_count;
+    struct phase *phases;
+    int output_height, output_width;
+};
+
+struct packed_convolution {
+    struct packed_request request;
+    struct convolution_shape shape;
+    struct packed_map activations, errors;
+    struct direction forward, backward;
+    // Weights: codes [Co][Ci][Kh][Kw] and scales of their groups.
+    struct mls_grouping weight_grouping;
+    float *weight_maxima, *weight_scales;
+    int8_t *weight_codes;
+    float weight_tensor_scale;
+    int gradient_tasks, threads;
+    float *gradient_totals;   // [task][taps][8][16]
+    int64_t *gradient_sums;   // the same, where all images are one group; else NULL
+    struct convolve_scratch *scratch; // per thread, grown on demand
+    size_t memory;
+};
+
+struct convolve_scratch {
+    float strips[2][STRIP_PIXELS * BLOCK_CHANNELS];
+    float scales[]; // [2][groups][16]
+};
+
+static inline int minimum(int a, int b)
+{
+    return a < b ? a : b;
+}
+
+// packed_quantize_activations and packed_quantize_errors are this with one of the maps; `nearest` overrules the format.
+bool packed_quantize_map(struct packed_convolution *packed, struct packed_map *map, struct thread_pool *pool, int images,
+                         const float *x, const float *maxima, uint64_t tensor_key, bool nearest, struct error *error);
+
+#endif
