@@ -6,17 +6,18 @@
     {prefix #field, type, offsetof(struct mls_settings, at.field), low, high, NULL, choices, help}
 
 #define FORMAT_ROWS(prefix, at, whose)                                                                             \
-    ROW(prefix, exponent, at, OPTION_INT, 0, 3, NULL, "exponent bits of an element" whose),                        \
-    ROW(prefix, mantissa, at, OPTION_INT, 0, 7, NULL, "mantissa bits of an element" whose),                        \
-    ROW(prefix, group, at, OPTION_CHOICE, 0, 0, "none n c nc", "dimensions that have scales of their own" whose),  \
-    ROW(prefix, group_size, at, OPTION_INT, 1, 1048576, NULL, "neighbouring channels that share a scale" whose),   \
-    ROW(prefix, scale_exponent, at, OPTION_INT, 1, 8, NULL, "exponent bits of a group scale" whose),               \
-    ROW(prefix, scale_mantissa, at, OPTION_INT, 0, 1, NULL, "mantissa bits of a group scale" whose),               \
-    ROW(prefix, rounding, at, OPTION_CHOICE, 0, 0, "nearest stochastic", "rounding in training" whose)
+    ROW(prefix, exponent, at, OPTION_INT, 0, 3, NULL, "exponent bits of an element (2)" whose),                        \
+    ROW(prefix, mantissa, at, OPTION_INT, 0, 7, NULL, "mantissa bits of an element (1)" whose),                        \
+    ROW(prefix, group, at, OPTION_CHOICE, 0, 0, "none n c nc", "dimensions that have scales of their own (nc)" whose),  \
+    ROW(prefix, group_size, at, OPTION_INT, 1, 1048576, NULL, "neighbouring channels that share a scale (16)" whose),   \
+    ROW(prefix, scale_exponent, at, OPTION_INT, 1, 8, NULL, "exponent bits of a group scale (8)" whose),               \
+    ROW(prefix, scale_mantissa, at, OPTION_INT, 0, 1, NULL, "mantissa bits of a group scale (1)" whose),               \
+    ROW(prefix, rounding, at, OPTION_CHOICE, 0, 0, "nearest stochastic", "rounding in training (errors stochastic, others nearest)" whose)
 
+// An option that is not set is as in [net], or else as the help says in brackets (mls_format_default).
 // clang-format off
 const struct option_description mls_option_table[] = {
-    {"mls", OPTION_BOOL, offsetof(struct mls_settings, mls), 0, 1, NULL, NULL, "1: convolutions in MLS integers, 0: in fp32"},
+    {"mls", OPTION_BOOL, offsetof(struct mls_settings, mls), 0, 1, NULL, NULL, "1: convolutions in MLS integers, 0: in fp32 (1)"},
     FORMAT_ROWS("", all, ""),
     FORMAT_ROWS("weight_", operand[MLS_WEIGHT], ", weights only"),
     FORMAT_ROWS("activation_", operand[MLS_ACTIVATION], ", activations only"),
