@@ -20,10 +20,10 @@ struct test_case {
     struct convolution_shape shape;
     struct mls_format formats[3];
     bool nonnegative;
-    int zero; // 1: every third plane is all zero; 2: the whole activation is zero
+    enum { VALUES_RANDOM, VALUES_SOME_PLANES_ZERO, VALUES_ACTIVATIONS_ZERO, VALUES_LARGEST } values;
 };
 
-static float *random_values(const int dims[4], uint64_t key, bool nonnegative, int zero)
+static float *random_values(const int dims[4], uint64_t key, bool nonnegative, int kind)
 {
     size_t plane = (size_t)dims[2] * (size_t)dims[3], planes = (size_t)dims[0] * (size_t)dims[1];
     float *values = memory_allocate(planes * plane + 64, sizeof(float), NULL);
@@ -33,7 +33,8 @@ static float *random_values(const int dims[4], uint64_t key, bool nonnegative, i
         for (size_t i = 0; i < plane; i++) {
             float value = random_normal(&stream) * scale;
             if (nonnegative && value < 0) value = 0;
-            if (zero == 2 || (zero == 1 && p % 3 == 0)) value = 0;
+            if (kind == VALUES_ACTIVATIONS_ZERO || (kind == VALUES_SOME_PLANES_ZERO && p % 3 == 0)) value = 0;
+            if (kind == VALUES_LARGEST) value = 1;
             values[p * plane + i] = value;
         }
     }
@@ -58,8 +59,9 @@ static void check_case(const struct kernel_set *set, const struct test_case *tes
     const int input[4] = {s->images, s->in_channels, s->in_height, s->in_width};
     const int output[4] = {s->images, s->out_channels, s->out_height, s->out_width};
     const int weight[4] = {s->out_channels, s->in_channels, s->kernel_height, s->kernel_width};
-    float *a = random_values(input, key, test->nonnegative, test->zero), *w = random_values(weight, key + 1, false, 0);
-    float *e = random_values(output, key + 2, false, test->zero == 1);
+    int others = test->values == VALUES_ACTIVATIONS_ZERO ? VALUES_RANDOM : (int)test->values;
+    float *a = random_values(input, key, test->nonnegative, (int)test->values), *e = random_values(output, key + 2, false, others);
+    float *w = random_values(weight, key + 1, false, others == VALUES_LARGEST ? VALUES_LARGEST : VALUES_RANDOM);
     size_t most = volume(input) + volume(output) + volume(weight) + 64;
     float *expected = memory_allocate(most, sizeof(float), NULL), *found = memory_allocate(most, sizeof(float), NULL);
     struct error error = {""};
@@ -84,6 +86,9 @@ static void check_case(const struct kernel_set *set, const struct test_case *tes
     mls_convolution_input_error(s, &qw, &qe, expected);
     packed_input_error(packed, pool, s->images, found, false);
     assert_same("input error", expected, found, volume(input));
+    for (size_t i = 0; i < volume(input); i++) expected[i] += found[i] = (float)(i % 7);
+    packed_input_error(packed, pool, s->images, found, true);
+    assert_same("input error, added", expected, found, volume(input));
     mls_convolution_weight_gradient(s, &qa, &qe, expected);
     memset(found, 0, volume(weight) * sizeof(float));
     packed_weight_gradient(packed, pool, s->images, found);
@@ -131,7 +136,7 @@ static struct test_case random_case(uint64_t key)
                                                 .padding = (int)random_below(&stream, (uint32_t)kernel), .groups = 1};
         for (int i = 0; i < 3; i++) test.formats[i] = random_format(&stream);
         test.nonnegative = random_below(&stream, 2);
-        test.zero = random_below(&stream, 8) == 0 ? 2 : (int)random_below(&stream, 2);
+        test.values = random_below(&stream, 8) == 0 ? VALUES_ACTIVATIONS_ZERO : random_below(&stream, 2);
     } while (!convolution_shape_complete(&test.shape, NULL) || !packed_supports(&test.shape, test.formats, NULL));
     return test;
 }
@@ -178,19 +183,31 @@ static void test_network_shapes(void **state)
         }
 }
 
-// All elements at the largest value, with the most products that packed_supports lets through.
-static void test_largest_sums(void **state)
+// All elements at the largest value, with the most products that packed_supports lets through: `channels` for forward and
+// input error, `side` * `side` pixels for the weight gradient.
+static void check_largest(const struct kernel_set *set, int channels, int side)
 {
-    const struct kernel_set *set = set_or_skip(state);
-    struct test_case test = {.shape = {.images = 1, .in_channels = 3600, .in_height = 3, .in_width = 3, .out_channels = 2,
-                                       .kernel_height = 3, .kernel_width = 3, .stride = 1, .padding = 1, .groups = 1}};
+    struct test_case test = {.shape = {.images = 1, .in_channels = channels, .in_height = side, .in_width = side, .out_channels = 2,
+                                       .kernel_height = 3, .kernel_width = 3, .stride = 1, .padding = 1, .groups = 1},
+                             .values = VALUES_LARGEST};
     assert_true(convolution_shape_complete(&test.shape, NULL));
     for (int k = 0; k < 3; k++)
         test.formats[k] = (struct mls_format){.mantissa = 7, .group = MLS_GROUP_NONE, .group_size = 1, .scale_exponent = 8};
     assert_true(packed_supports(&test.shape, test.formats, NULL));
     check_case(set, &test, 9, 1);
-    test.shape.in_channels *= 2;
+    if (channels > 1)
+        test.shape.in_channels = channels + channels / 20;
+    else
+        test.shape.in_height = test.shape.in_width = side + side / 40;
+    assert_true(convolution_shape_complete(&test.shape, NULL));
     assert_false(packed_supports(&test.shape, test.formats, NULL));
+}
+
+static void test_largest_sums(void **state)
+{
+    const struct kernel_set *set = set_or_skip(state);
+    check_largest(set, 3600, 3);
+    check_largest(set, 1, 181);
 }
 
 int main(void)
