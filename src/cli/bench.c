@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include "cli/command.h"
+#include "cli/peaks.h"
 #include "cli/session.h"
 #include "kernels/kernels.h"
 #include "train/trainer.h"
@@ -12,7 +13,7 @@
 struct options {
     struct session_request session;
     int rounds, steps, warmup;
-    bool evaluation, json;
+    bool evaluation, layers, json;
 };
 
 static double now(void)
@@ -40,28 +41,90 @@ static bool run_steps(const struct options *o, struct session *session, struct l
             if (!loader_start(loader, 0, 0, error)) return false;
             batch = loader_next(loader);
         }
+        profile_lap(session->network->profile, session->network->layer_count, PART_DATA, 0, 0, false);
         struct pass pass = {.pool = session->pool, .images = batch.images};
         bool good = o->evaluation ? network_forward(session->network, batch.input, &pass, error)
                                   : trainer_step(session->network, &session->training, &batch, (*step)++, 1000000, &loss, &correct, error);
         if (!good) return false;
+        profile_lap(session->network->profile, session->network->layer_count, PART_OPTIMIZER, 0, 0, false);
         *images += batch.images;
     }
     return true;
 }
 
-static int measure(const struct options *o, struct session *session, struct loader *loader, double *rates)
+static int measure(const struct options *o, struct session *session, struct loader *loader, double *rates, double *elapsed)
 {
     struct error error;
     long step = 0, images;
     bool good = loader_start(loader, 0, 0, &error) && run_steps(o, session, loader, o->warmup, &step, &images, &error);
+    profile_start(session->network->profile);
     for (int round = 0; good && round < o->rounds; round++) {
         double start = now();
         good = run_steps(o, session, loader, o->steps, &step, &images, &error);
-        rates[round] = (double)images / (now() - start);
+        double seconds = now() - start;
+        rates[round] = (double)images / seconds;
+        *elapsed += seconds;
     }
     if (good) return 0;
     fprintf(stderr, "mlsnet bench: %s\n", error.message);
     return 1;
+}
+
+// ---------------------------------------------------------------------------------------------
+// Where the time went
+
+static void print_row(const char *layer, const char *part, const struct profile_row *row, double total, double steps, const struct peaks *peaks)
+{
+    printf("%-22s %-21s %9.3f %6.1f ", layer, part, 1e3 * row->seconds / steps, 100 * row->seconds / total);
+    double macs = row->multiply_adds / row->seconds, bytes = row->bytes / row->seconds;
+    if (row->multiply_adds > 0)
+        printf("%9.1f GMAC/s %5.0f %%\n", 1e-9 * macs, 100 * macs / (row->integers ? peaks->dot_products : peaks->multiply_adds));
+    else if (row->bytes > 0)
+        printf("%9.1f GB/s   %5.0f %%\n", 1e-9 * bytes, 100 * bytes / peaks->memory);
+    else
+        printf("\n");
+}
+
+static void add_row(struct profile_row *to, const struct profile_row *row)
+{
+    to->seconds += row->seconds;
+    to->multiply_adds += row->multiply_adds;
+    to->bytes += row->bytes;
+    to->integers |= row->integers;
+}
+
+static void print_layers(const struct options *o, const struct session *session, double elapsed)
+{
+    const struct profile *profile = session->network->profile;
+    struct peaks peaks;
+    struct error error;
+    if (!peaks_measure(session->pool, session->network->kernels, &peaks, &error)) {
+        fprintf(stderr, "mlsnet bench: %s\n", error.message);
+        return;
+    }
+    printf("peaks of %d threads: %s integers %.0f GMAC/s, fp32 %.0f GMAC/s, memory %.1f GB/s (reading)\n\n",
+           thread_pool_size(session->pool), session->network->kernels->name, 1e-9 * peaks.dot_products,
+           1e-9 * peaks.multiply_adds, 1e-9 * peaks.memory);
+    printf("%-22s %-21s %9s %6s %9s        %s\n", "layer", "part", "ms/step", "share", "rate", "of the peak");
+    struct profile_row sums[2][PROFILE_PARTS] = {{{0}}};
+    double steps = (double)o->rounds * o->steps, total = 0;
+    for (int i = 0; i <= profile->layers; i++)
+        for (int part = 0; part < PROFILE_PARTS; part++) {
+            const struct profile_row *row = &profile->rows[i][part];
+            if (row->seconds <= 0) continue;
+            char name[64] = "-";
+            if (i < profile->layers) snprintf(name, sizeof name, "%d %s", i, session->network->layers[i]->type->name);
+            if (row->multiply_adds > 0 || row->bytes > 0 || row->seconds > 1e-3 * elapsed)
+                print_row(name, profile_part_names[part], row, elapsed, steps, &peaks);
+            add_row(&sums[row->integers][part], row);
+            total += row->seconds;
+        }
+    printf("\n");
+    for (int part = 0; part < PROFILE_PARTS; part++)
+        for (int integers = 1; integers >= 0; integers--)
+            if (sums[integers][part].seconds > 0)
+                print_row(integers ? "all MLS layers" : "all others", profile_part_names[part], &sums[integers][part], elapsed, steps, &peaks);
+    printf("sum of the parts: %.1f %% of the %.2f ms of a step\n", 100 * total / elapsed, 1e3 * elapsed / steps);
 }
 
 static void report(const struct options *o, const struct session *session, double *rates)
@@ -89,6 +152,7 @@ int command_bench(int argc, char **argv)
         {"--steps", ARGUMENT_INT, &o.steps, "batches of a round (default: 10)"},
         {"--warmup", ARGUMENT_INT, &o.warmup, "batches before the first round (default: 3)"},
         {"--evaluation", ARGUMENT_FLAG, &o.evaluation, "forward only, on the test pictures"},
+        {"--layers", ARGUMENT_FLAG, &o.layers, "where the time goes, by layer and part, and how near each is to the machine's limit"},
         {"--json", ARGUMENT_FLAG, &o.json, "print as JSON"},
         {0},
     };
@@ -109,8 +173,19 @@ int command_bench(int argc, char **argv)
         fprintf(stderr, "mlsnet bench: %s\n", error.message);
         status = 1;
     }
-    if (status == 0) status = measure(&o, &session, loader, rates);
+    double elapsed = 0;
+    struct profile *profile = NULL;
+    if (status == 0 && o.layers) {
+        profile = session.network->profile = profile_create(session.network->layer_count, &error);
+        if (!profile) {
+            fprintf(stderr, "mlsnet bench: %s\n", error.message);
+            status = 1;
+        }
+    }
+    if (status == 0) status = measure(&o, &session, loader, rates, &elapsed);
     if (status == 0) report(&o, &session, rates);
+    if (status == 0 && profile) print_layers(&o, &session, elapsed);
+    profile_destroy(profile);
     loader_destroy(loader);
     session_close(&session);
     free(rates);

@@ -89,6 +89,9 @@ struct kernel_set {
     // out[channel * plane + pixel] = (or +=) factor * strip[pixel][channel], for `channels` <= 16.
     void (*store_strip)(const float *strip, int pixels, int channels, float factor, float *out, size_t plane,
                         bool accumulate);
+    // Peaks of one core: `rounds` rounds of independent operations on registers; return the multiply-adds done.
+    double (*dot_product_rounds)(long rounds);   // of the integer products that this set uses
+    double (*multiply_add_rounds)(long rounds);  // fp32
 };
 
 extern const struct kernel_set *const kernel_sets[]; // best first, ended by NULL; "scalar" is last and always supported

@@ -409,6 +409,35 @@ static void store_strip_avx512vnni(const float *strip, int pixels, int channels,
     }
 }
 
+// ---------------------------------------------------------------------------------------------
+// Peaks
+
+static double dot_product_rounds_avx512vnni(long rounds)
+{
+    __m512i sum[16], a = _mm512_set1_epi32((int)rounds), b = _mm512_set1_epi32((int)rounds + 1);
+    for (int i = 0; i < 16; i++) sum[i] = _mm512_set1_epi32(i);
+    for (long round = 0; round < rounds; round++)
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; i++) {
+            sum[i] = _mm512_dpbusd_epi32(sum[i], a, b);
+            __asm__ volatile("" : "+v"(sum[i]));
+        }
+    return 16.0 * 64 * (double)rounds;
+}
+
+static double multiply_add_rounds_avx512vnni(long rounds)
+{
+    __m512 sum[16], a = _mm512_set1_ps((float)rounds), b = _mm512_set1_ps(0.5f);
+    for (int i = 0; i < 16; i++) sum[i] = _mm512_set1_ps((float)i);
+    for (long round = 0; round < rounds; round++)
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; i++) {
+            sum[i] = _mm512_fmadd_ps(a, b, sum[i]);
+            __asm__ volatile("" : "+v"(sum[i]));
+        }
+    return 16.0 * 16 * (double)rounds;
+}
+
 const struct kernel_set kernels_avx512vnni = {
     .name = "avx512vnni",
     .help = "AVX-512 with the 8-bit dot product (VNNI) and VBMI",
@@ -419,4 +448,6 @@ const struct kernel_set kernels_avx512vnni = {
     .gradient_image = gradient_image_avx512vnni,
     .add_gradient = add_gradient_avx512vnni,
     .store_strip = store_strip_avx512vnni,
+    .dot_product_rounds = dot_product_rounds_avx512vnni,
+    .multiply_add_rounds = multiply_add_rounds_avx512vnni,
 };

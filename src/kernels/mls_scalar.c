@@ -121,6 +121,27 @@ static void store_strip_scalar(const float *strip, int pixels, int channels, flo
         }
 }
 
+static double dot_product_rounds_scalar(long rounds)
+{
+    int32_t sum[8] = {0};
+    for (long round = 0; round < rounds; round++)
+        for (int i = 0; i < 8; i++) {
+            sum[i] += (int32_t)(uint8_t)round * (int8_t)(round + 1);
+            __asm__ volatile("" : "+r"(sum[i]));
+        }
+    return 8.0 * (double)rounds;
+}
+
+static double multiply_add_rounds_scalar(long rounds)
+{
+    volatile float factor = 0.5f;
+    float sum[8] = {0}, f = factor;
+    for (long round = 0; round < rounds; round++)
+        for (int i = 0; i < 8; i++) sum[i] = sum[i] * f + 1.0f;
+    for (int i = 0; i < 8; i++) factor = sum[i];
+    return 8.0 * (double)rounds;
+}
+
 const struct kernel_set kernels_scalar = {
     .name = "scalar",
     .help = "plain C, any processor: the reference of the other sets",
@@ -131,4 +152,6 @@ const struct kernel_set kernels_scalar = {
     .gradient_image = gradient_image_scalar,
     .add_gradient = add_gradient_scalar,
     .store_strip = store_strip_scalar,
+    .dot_product_rounds = dot_product_rounds_scalar,
+    .multiply_add_rounds = multiply_add_rounds_scalar,
 };

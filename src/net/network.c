@@ -370,6 +370,17 @@ void network_destroy(struct network *network)
 // ---------------------------------------------------------------------------------------------
 // Running
 
+// What a layer did not give to a part of its own. Backward reads the error, writes that of each input, and looks at the output.
+static void lap_layer(struct network *network, const struct layer *layer, enum profile_part part)
+{
+    if (!network->profile) return;
+    size_t values = shape_size(layer->output_shape);
+    for (int i = 0; i < layer->input_count; i++) values += shape_size(layer_input_shape(layer, i));
+    if (part == PART_BACKWARD) values += shape_size(layer->output_shape);
+    bool parts = strcmp(layer->type->name, "convolutional") == 0; // gives all that it does to parts of its own
+    profile_lap(network->profile, layer->index, part, 0, parts ? 0 : 4.0 * (double)values * network->max_images, false);
+}
+
 bool network_forward(struct network *network, const float *input, const struct pass *pass, struct error *error)
 {
     network->input = input;
@@ -379,6 +390,7 @@ bool network_forward(struct network *network, const float *input, const struct p
         layer->output_maximum_known = false;
         if (!layer->type->forward(layer, pass, error))
             return error_prefix(error, "layer %d [%s], forward: ", i, layer->type->name);
+        lap_layer(network, layer, PART_FORWARD);
     }
     if (pass->labels && !isfinite(network->loss))
         return error_set(error, "layer %d [%s], forward: the loss is not a finite number", network->loss_layer->index,
@@ -395,6 +407,7 @@ bool network_backward(struct network *network, const struct pass *pass, struct e
         if (!layer->needs_delta || !has_error) continue;
         if (!layer->type->backward(layer, pass, error))
             return error_prefix(error, "layer %d [%s], backward: ", i, layer->type->name);
+        lap_layer(network, layer, PART_BACKWARD);
     }
     return true;
 }

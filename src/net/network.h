@@ -4,6 +4,7 @@
 
 #include "net/layer.h"
 #include "net/mls_options.h"
+#include "net/profile.h"
 
 // [net]: what the network floor reads itself. Options of training (learning_rate, ...) are in the same section
 // and read by train/ with a table of its own; both tables count as known.
@@ -35,6 +36,7 @@ struct network {
     struct parameter **parameters; // in layer order
     struct layer *output_layer;    // what predicts: the [softmax] if there is one, else the last layer
     struct layer *loss_layer;      // computes the loss ([softmax] or [cost]); NULL if none
+    struct profile *profile;       // filled while it is there; not owned
     double loss;                   // sum over the images of the last forward pass with labels, not scaled
     void *scratch;                 // per thread, scratch_bytes each, at scratch + thread * scratch_bytes
     size_t scratch_bytes;

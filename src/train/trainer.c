@@ -50,7 +50,9 @@ bool trainer_step(struct network *network, const struct training_settings *setti
             *correct += metrics_prediction(scores + (size_t)n * (size_t)classes, classes) == labels[n];
     }
     const struct sgd sgd = {schedule_rate(settings, step, total), settings->momentum, settings->decay, settings->nesterov};
-    return sgd_step(&sgd, network, error);
+    bool good = sgd_step(&sgd, network, error);
+    profile_lap(network->profile, network->layer_count, PART_OPTIMIZER, 0, 0, false);
+    return good;
 }
 
 long trainer_total_steps(const struct trainer *trainer, struct error *error)

@@ -250,16 +250,30 @@ static void sum_image(void *context, int image, const float *output)
     batch_normalization_sum_image(&c->norm, image, output);
 }
 
+// Ends a part of the step: `inputs` arrays of the input's size and `outputs` of the output's were read or written, 4 bytes an element.
+static void lap(const struct layer *layer, const struct pass *pass, enum profile_part part, double inputs, double outputs)
+{
+    const struct convolutional *c = layer->state;
+    bool convolution = part == PART_CONVOLVE || part == PART_WEIGHT_GRADIENT || part == PART_INPUT_ERROR;
+    double bytes = 4 * pass->images * (inputs * (double)shape_size(layer->input_shape) + outputs * (double)shape_size(layer->output_shape));
+    profile_lap(layer->network->profile, layer->index, part, convolution ? layer->multiply_adds * pass->images : 0, bytes,
+                c->mode == MODE_PACKED);
+}
+
 static bool convolve_packed(struct layer *layer, const struct pass *pass, float *z, bool sums, struct error *error)
 {
     struct convolutional *c = layer->state;
     bool evaluation = !pass->training;
     if (!packed_quantize_weights(c->packed, pass->pool, c->weights->value, key_of(layer, pass, MLS_WEIGHT), evaluation,
-                                 error) ||
-        !packed_quantize_activations(c->packed, pass->pool, pass->images, layer_input(layer, 0), known_maximum(layer),
+                                 error))
+        return false;
+    lap(layer, pass, PART_QUANTIZE_WEIGHTS, 0, 0);
+    if (!packed_quantize_activations(c->packed, pass->pool, pass->images, layer_input(layer, 0), known_maximum(layer),
                                      key_of(layer, pass, MLS_ACTIVATION), evaluation, error))
         return false;
+    lap(layer, pass, PART_QUANTIZE_ACTIVATIONS, 1.25, 0);
     packed_forward(c->packed, pass->pool, pass->images, z, sums ? sum_image : NULL, c);
+    lap(layer, pass, PART_CONVOLVE, 0.25, 1);
     return true;
 }
 
@@ -272,6 +286,7 @@ static bool convolve(struct layer *layer, const struct pass *pass, float *z, boo
     struct float_convolution f = float_convolution_of(layer, pass);
     if (c->mode == MODE_FLOAT) {
         float_convolve_forward(&f, c->weights->value, layer_input(layer, 0), z);
+        lap(layer, pass, PART_CONVOLVE, 1, 1);
         return true;
     }
     if (!quantize(layer, pass, MLS_WEIGHT, c->weights->value, error) ||
@@ -291,8 +306,12 @@ static bool backward_packed(struct layer *layer, const struct pass *pass, bool m
     if (!packed_quantize_errors(c->packed, pass->pool, pass->images, layer->delta, maxima_known ? c->error_maximum : NULL,
                                 key_of(layer, pass, MLS_ERROR), error))
         return false;
+    lap(layer, pass, PART_QUANTIZE_ERRORS, 0, 1.5);
     packed_weight_gradient(c->packed, pass->pool, pass->images, c->weights->gradient);
-    if (input_delta) packed_input_error(c->packed, pass->pool, pass->images, input_delta, accumulate);
+    lap(layer, pass, PART_WEIGHT_GRADIENT, 0.25, 0.25);
+    if (!input_delta) return true;
+    packed_input_error(c->packed, pass->pool, pass->images, input_delta, accumulate);
+    lap(layer, pass, PART_INPUT_ERROR, accumulate ? 2 : 1, 0.25);
     return true;
 }
 
@@ -334,7 +353,10 @@ static bool convolve_backward(struct layer *layer, const struct pass *pass, bool
         errors = c->dequantized[MLS_ERROR];
     }
     float_convolve_weight_gradient(&f, input, errors, c->weights->gradient);
-    if (input_delta) float_convolve_input_error(&f, weights, errors, input_delta, accumulate);
+    lap(layer, pass, PART_WEIGHT_GRADIENT, 1, 1);
+    if (!input_delta) return true;
+    float_convolve_input_error(&f, weights, errors, input_delta, accumulate);
+    lap(layer, pass, PART_INPUT_ERROR, accumulate ? 2 : 1, 1);
     return true;
 }
 
@@ -365,8 +387,10 @@ static bool forward(struct layer *layer, const struct pass *pass, struct error *
     if (!convolve(layer, pass, c->normalize ? c->raw : layer->output, &sums, error)) return false;
     if (c->normalize) {
         layer->output_maximum_known = true;
-        return batch_normalization_forward(&c->norm, pass, c->raw, sums, c->activation, layer->output,
-                                           layer->output_maximum, error);
+        if (!batch_normalization_forward(&c->norm, pass, c->raw, sums, c->activation, layer->output, layer->output_maximum, error))
+            return false;
+        lap(layer, pass, PART_NORMALIZE, 0, sums ? 2 : 3);
+        return true;
     }
     thread_pool_run(pass->pool, pass->images, bias_task, &(struct bias_work){layer, pass});
     return true;
@@ -396,6 +420,7 @@ static bool backward(struct layer *layer, const struct pass *pass, struct error 
         if (!batch_normalization_backward(&c->norm, pass, c->raw, layer->output, c->activation, layer->delta, layer->delta,
                                           false, c->error_maximum, error))
             return false;
+        lap(layer, pass, PART_NORMALIZE_BACKWARD, 0, 5);
     } else {
         thread_pool_run(pass->pool, c->shape.out_channels, bias_gradient_task, &(struct bias_work){layer, pass});
     }
