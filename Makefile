@@ -16,7 +16,7 @@ PROGRAM_SOURCES := $(wildcard src/cli/*.c)
 ifneq ($(filter x86_64-%,$(shell $(CC) -dumpmachine)),)
 ALL_CFLAGS += -DMLSNET_X86
 else
-LIBRARY_SOURCES := $(filter-out %_avx2.c %_avx512vnni.c,$(LIBRARY_SOURCES))
+LIBRARY_SOURCES := $(filter-out %_avx2.c %_avx512.c %_avx512vnni.c,$(LIBRARY_SOURCES))
 endif
 LIBRARY_OBJECTS := $(LIBRARY_SOURCES:%.c=$(BUILD)/%.o)
 PROGRAM_OBJECTS := $(PROGRAM_SOURCES:%.c=$(BUILD)/%.o)
@@ -35,6 +35,7 @@ help:
 
 # Instruction sets by the file's name.
 $(BUILD)/src/kernels/%_avx512vnni.o: ISA = -mavx512f -mavx512bw -mavx512vl -mavx512cd -mavx512dq -mavx512vbmi -mavx512vnni -mfma
+$(BUILD)/src/kernels/%_avx512.o: ISA = -mavx512f
 $(BUILD)/src/kernels/%_avx2.o: ISA = -mavx2 -mfma
 
 $(BUILD)/%.o: %.c Makefile

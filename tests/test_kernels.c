@@ -53,6 +53,22 @@ static size_t volume(const int dims[4])
     return (size_t)dims[0] * (size_t)dims[1] * (size_t)dims[2] * (size_t)dims[3];
 }
 
+static float *to_blocked(const float *planar, const int dims[4])
+{
+    size_t pixels = (size_t)dims[2] * (size_t)dims[3], stored = blocked_channels(dims[1]) * pixels;
+    float *map = memory_allocate((size_t)dims[0] * stored, sizeof(float), NULL);
+    for (size_t n = 0; n < (size_t)dims[0]; n++)
+        blocked_from_planar(planar + n * (size_t)dims[1] * pixels, dims[1], pixels, map + n * stored);
+    return map;
+}
+
+static void from_blocked(const float *map, const int dims[4], float *planar)
+{
+    size_t pixels = (size_t)dims[2] * (size_t)dims[3], stored = blocked_channels(dims[1]) * pixels;
+    for (size_t n = 0; n < (size_t)dims[0]; n++)
+        blocked_to_planar(map + n * stored, dims[1], pixels, planar + n * (size_t)dims[1] * pixels);
+}
+
 static void check_case(const struct kernel_set *set, const struct test_case *test, uint64_t key, int threads)
 {
     const struct convolution_shape *s = &test->shape;
@@ -77,18 +93,32 @@ static void check_case(const struct kernel_set *set, const struct test_case *tes
     assert_non_null(pool);
     assert_non_null(packed);
     assert_true(packed_quantize_weights(packed, pool, w, TENSOR_KEY, false, &error));
-    assert_true(packed_quantize_activations(packed, pool, s->images, a, NULL, TENSOR_KEY + 1, false, &error));
-    assert_true(packed_quantize_errors(packed, pool, s->images, e, NULL, TENSOR_KEY + 2, &error));
+    const struct source activations = {.kind = SOURCE_PLAIN, .x = to_blocked(a, input)};
+    const struct source errors = {.kind = SOURCE_PLAIN, .x = to_blocked(e, output)};
+    assert_true(packed_quantize_activations(packed, pool, s->images, &activations, NULL, TENSOR_KEY + 1, false, &error));
+    assert_true(packed_quantize_errors(packed, pool, s->images, &errors, NULL, TENSOR_KEY + 2, &error));
+    memory_release((void *)(uintptr_t)activations.x);
+    memory_release((void *)(uintptr_t)errors.x);
+    const struct image_done nothing = {NULL, NULL};
+    for (size_t i = 0; i < volume(input); i++) found[i] = (float)(i % 7);
+    float *map = to_blocked(found, input), *out_map = to_blocked(e, output);
 
     mls_convolution_forward(s, &qw, &qa, expected);
-    packed_forward(packed, pool, s->images, found, NULL, NULL);
+    packed_forward(packed, pool, s->images, out_map, nothing);
+    from_blocked(out_map, output, found);
     assert_same("forward", expected, found, volume(output));
     mls_convolution_input_error(s, &qw, &qe, expected);
-    packed_input_error(packed, pool, s->images, found, false);
+    float *added = memory_allocate(volume(input), sizeof(float), NULL);
+    for (size_t i = 0; i < volume(input); i++) added[i] = (float)(i % 7) + expected[i];
+    packed_input_error(packed, pool, s->images, map, true, nothing);
+    from_blocked(map, input, found);
+    assert_same("input error, added", added, found, volume(input));
+    packed_input_error(packed, pool, s->images, map, false, nothing);
+    from_blocked(map, input, found);
     assert_same("input error", expected, found, volume(input));
-    for (size_t i = 0; i < volume(input); i++) expected[i] += found[i] = (float)(i % 7);
-    packed_input_error(packed, pool, s->images, found, true);
-    assert_same("input error, added", expected, found, volume(input));
+    memory_release(added);
+    memory_release(map);
+    memory_release(out_map);
     mls_convolution_weight_gradient(s, &qa, &qe, expected);
     memset(found, 0, volume(weight) * sizeof(float));
     packed_weight_gradient(packed, pool, s->images, found);

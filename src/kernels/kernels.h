@@ -11,10 +11,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/source.h"
 #include "mls/format.h"
 #include "mls/quantize.h"
 
-#define BLOCK_CHANNELS 16     // channels in a packed block
 #define GRADIENT_CHANNELS 8   // output channels of one weight-gradient tile
 #define GRADIENT_TAPS 3       // most window positions of one weight-gradient tile
 
@@ -25,23 +25,21 @@ struct quantizer {
     bool stochastic;
 };
 
-// One block of up to 16 channels of one image, fp32 -> packed bytes.
+// One block of one image, fp32 -> bytes.
 struct quantize_job {
     struct quantizer quantizer;
-    const float *x;               // channel c at x + c * plane
-    int channels, height, width;  // channels <= 16; the rest of the block is written as zero
-    size_t plane;
-    float reciprocals[BLOCK_CHANNELS];              // 1 / (St * Sg); 0 for a tensor that counts as zero
-    struct mls_plane_keys keys[BLOCK_CHANNELS];     // read where the rounding is stochastic
+    struct source source;
+    int height, width;
+    float reciprocals[BLOCK_CHANNELS];              // 1 / (St * Sg); 0: the code is 0
+    uint32_t first_keys[BLOCK_CHANNELS], second_keys[BLOCK_CHANNELS]; // struct mls_plane_keys, where the rounding is stochastic
     int zero_point;               // 0, or 128 for operands with a sign
     uint8_t *pixels;              // pixel (y, x) at pixels + y * row_bytes + x * 16: I + zero_point; or NULL
     size_t row_bytes;
     uint8_t *planes;              // channel c, pixel (y, x) at planes + c * plane_bytes + y * plane_pitch + x: I + zero_point;
     size_t plane_bytes;           // or NULL
     int plane_pitch;
-    int8_t *rows;                 // channel c, pixel (y, x) at rows + c * rows_plane + y * row_pitch + x: I; or NULL
-    size_t rows_plane;
-    int row_pitch;
+    int8_t *quads;                // pixels (y, x .. x + 3), x % 4 = 0, of all channels at quads + (y * row_quads + x / 4) * 64:
+    int row_quads;                // [16][4], I, 0 beyond the row's end; or NULL
 };
 
 // A row of neighbouring outputs of a forward or input-error convolution, for one or two blocks of 16 outputs.
@@ -50,25 +48,53 @@ struct quantize_job {
 // quad_last[k], with weights of what lies outside the group or the window set to 0.
 struct convolve_job {
     int groups, taps, blocks;     // blocks of outputs: 1 or 2
+    int run;                      // 3: each three taps in turn lie pixel_bytes = 16 apart; else 1
     const int *quad_first, *quad_last;   // [groups]
     const size_t *quad_offsets;   // [quads], bytes
     const int32_t *tap_offsets;   // [taps], bytes
     size_t pixel_bytes;           // from one output's input to the next one's
     const int8_t *weights[2];     // of each block: [group][quad of the group][tap][16 outputs][4 bytes]
-    const int32_t *corrections[2];// [group][16]: zero point times the sum of the group's weights, subtracted from P
+    const int32_t *starts[2];     // [group][16]: where P starts, - zero point * sum of the group's weights
     const float *scales[2];       // [group][16]: Sg_1 * Sg_2
+    float factor;                 // (St_1 * 2^-F_1) * (St_2 * 2^-F_2)
+    bool accumulate;              // add to the outputs
+    size_t output_step;           // floats from one output pixel to the next
 };
 
-// P of one image for the weight gradient: 16 input channels x up to 8 output channels x up to 3 taps.
+// The weight gradient of one image: 16 input channels x up to 8 output channels x up to 3 taps.
 struct gradient_job {
-    int taps, out_channels;       // <= GRADIENT_TAPS, <= GRADIENT_CHANNELS
+    int taps;                     // <= GRADIENT_TAPS
     int height, width;            // of the errors
     size_t tap_offsets[GRADIENT_TAPS];
     const uint8_t *pixels;        // activations: pixel of output (0, 0) and tap 0
     size_t pixel_bytes, row_bytes;// from one output's pixel to the next one's, to the next row's
-    const int8_t *rows;           // errors of the first output channel
-    size_t rows_plane;
-    int row_pitch;
+    const int8_t *quads;          // errors of the first output channel, as the quantizer wrote them
+    int row_quads;
+    const int32_t *corrections;   // [8]: what the activations' zero point adds to P of each output channel
+    const float *in_scales;       // [16]
+    const float *out_scales;      // [8]
+};
+
+// fp32: a row of neighbouring outputs of a convolution, for one or two blocks of 16 outputs. A term is one window position of
+// one channel.
+struct direct_job {
+    int terms, blocks;
+    const size_t *offsets;        // [terms], floats, from the input of the first output
+    size_t pixel_step;            // floats from one output's input to the next one's
+    const float *weights[2];      // [terms][16]
+    bool accumulate;
+    size_t output_step;           // floats from one output pixel to the next
+};
+
+// fp32: the weight gradient of one image, 16 outputs x `terms`.
+struct direct_gradient_job {
+    int terms;
+    int height, width;            // of the errors
+    const size_t *offsets;        // [terms], floats, from the input of output (0, 0)
+    size_t pixel_step, row_step;  // floats, of the input
+    const float *input;
+    const float *errors;          // pixel (y, x) at errors + y * error_row_step + x * 16
+    size_t error_row_step;
 };
 
 struct kernel_set {
@@ -78,17 +104,16 @@ struct kernel_set {
     void (*quantize_block)(const struct quantize_job *job);
     // codes[i] = I of x[i], rounded to nearest, one scale.
     void (*quantize_run)(const struct quantizer *quantizer, const float *x, int count, float reciprocal, int8_t *codes);
-    // outputs[block][pixel][16] = sum over G of fma((float)P, scale, .): not yet times the tensor scales.
+    // outputs[block] + pixel * output_step [16]: = or += factor * (sum over G of fma((float)P, scale, .)).
     void (*convolve_row)(const struct convolve_job *job, const uint8_t *input, int pixels, float *const outputs[2]);
-    // sums[tap][out channel][16 input channels], of the bytes as they are (zero point included).
-    void (*gradient_image)(const struct gradient_job *job, int32_t *sums);
-    // totals[tap][out channel][i] = fma((float)(sums - corrections[out channel]), in_scales[i] * out_scales[out channel],
-    // totals), over all GRADIENT_CHANNELS of `taps` taps.
-    void (*add_gradient)(int taps, const int32_t *sums, const int32_t *corrections, const float *in_scales,
-                         const float *out_scales, float *totals);
-    // out[channel * plane + pixel] = (or +=) factor * strip[pixel][channel], for `channels` <= 16.
-    void (*store_strip)(const float *strip, int pixels, int channels, float factor, float *out, size_t plane,
-                        bool accumulate);
+    // totals[tap][out channel][16] = fma((float)P, in_scales[i] * out_scales[out channel], totals).
+    void (*gradient_image)(const struct gradient_job *job, float *totals);
+    // sums[tap][out channel][16] += P
+    void (*gradient_image_sums)(const struct gradient_job *job, int64_t *sums);
+    // outputs[block] + pixel * output_step [16]: = or += sum over the terms, in their order, of fma(input, weight, .) from 0.
+    void (*direct_row)(const struct direct_job *job, const float *input, int pixels, float *const outputs[2]);
+    // totals[terms][16] = fma(input, error, totals) over the pixels in raster order.
+    void (*direct_gradient)(const struct direct_gradient_job *job, float *totals);
     // Peaks of one core: `rounds` rounds of independent operations on registers; return the multiply-adds done.
     double (*dot_product_rounds)(long rounds);   // of the integer products that this set uses
     double (*multiply_add_rounds)(long rounds);  // fp32

@@ -2,6 +2,7 @@
 //
 // Forward and input error: a lane is an output channel, a dot product takes 4 input channels of one pixel
 // (broadcast) and 4 x 16 weights. Weight gradient: a lane is an input channel, a dot product takes 4 pixels.
+#include "kernels/direct_avx512.h"
 #include "kernels/kernels.h"
 
 #if defined(__GNUC__) && !defined(__clang__)
@@ -26,13 +27,12 @@ static bool supported_avx512vnni(void)
 
 struct quantizer_vectors {
     __m512i low, high, largest, mantissa;
-    bool stochastic;
 };
 
 INLINE struct quantizer_vectors quantizer_load(const struct quantizer *q)
 {
     return (struct quantizer_vectors){_mm512_set1_epi32(q->low), _mm512_set1_epi32(q->high),
-                                      _mm512_set1_epi32(q->largest), _mm512_set1_epi32(q->mantissa), q->stochastic};
+                                      _mm512_set1_epi32(q->largest), _mm512_set1_epi32(q->mantissa)};
 }
 
 // 16 elements -> I as int32. random: 16 bits a lane.
@@ -56,123 +56,143 @@ INLINE __m512i quantize_16(const struct quantizer_vectors *q, __m512 x, __m512 r
     return _mm512_mask_sub_epi32(integer, negative, _mm512_setzero_si512(), integer);
 }
 
-// mls_random_hash of 16 positions.
-INLINE __m512i hash_16(struct mls_plane_keys keys, int block)
+// mls_random_hash of one position for the keys of 16 channels.
+INLINE __m512i hash_16(__m512i first, __m512i second, uint32_t counter)
 {
-    const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-    __m512i counter = _mm512_add_epi32(lanes, _mm512_set1_epi32(16 * block));
-    __m512i h = _mm512_add_epi32(_mm512_mullo_epi32(counter, _mm512_set1_epi32((int)0x9e3779b9u)),
-                                 _mm512_set1_epi32((int)keys.first));
+    __m512i h = _mm512_add_epi32(_mm512_set1_epi32((int)(counter * 0x9e3779b9u)), first);
     h = _mm512_mullo_epi32(_mm512_xor_si512(h, _mm512_srli_epi32(h, 16)), _mm512_set1_epi32((int)0x21f0aaadu));
-    h = _mm512_add_epi32(h, _mm512_set1_epi32((int)keys.second));
+    h = _mm512_add_epi32(h, second);
     h = _mm512_mullo_epi32(_mm512_xor_si512(h, _mm512_srli_epi32(h, 15)), _mm512_set1_epi32((int)0x735a2d97u));
     return _mm512_xor_si512(h, _mm512_srli_epi32(h, 15));
 }
 
-// 16 x 16 bytes, row c = channel, column = pixel -> row = pixel, column = channel.
-INLINE void transpose_bytes(const __m128i in[16], __m128i out[16])
-{
-    __m128i a[16], b[16];
-    for (int i = 0; i < 8; i++) {
-        a[2 * i] = _mm_unpacklo_epi8(in[i], in[i + 8]);
-        a[2 * i + 1] = _mm_unpackhi_epi8(in[i], in[i + 8]);
-    }
-    for (int i = 0; i < 8; i++) {
-        b[2 * i] = _mm_unpacklo_epi8(a[i], a[i + 8]);
-        b[2 * i + 1] = _mm_unpackhi_epi8(a[i], a[i + 8]);
-    }
-    for (int i = 0; i < 8; i++) {
-        a[2 * i] = _mm_unpacklo_epi8(b[i], b[i + 8]);
-        a[2 * i + 1] = _mm_unpackhi_epi8(b[i], b[i + 8]);
-    }
-    for (int i = 0; i < 8; i++) {
-        out[2 * i] = _mm_unpacklo_epi8(a[i], a[i + 8]);
-        out[2 * i + 1] = _mm_unpackhi_epi8(a[i], a[i + 8]);
-    }
-}
+struct quantize_vectors {
+    struct quantizer_vectors q;
+    struct source_vectors source;
+    __m512 reciprocal;
+    __m512i first, second, zero_point;
+};
 
-// Bytes first .. first + count - 1 of a plane of `width` columns, into rows that are `pitch` apart.
-INLINE void store_plane(uint8_t *plane, int pitch, int width, int first, int count, __m128i codes)
+// Up to 4 neighbouring pixels of one row, from raster position `position`, row y, column x. hash: 16 bits in the low half.
+INLINE void quantize_quad(const struct quantize_job *job, const struct quantize_vectors *v, int position, int y, int x, int count,
+                          const __m512i hash[4], bool stochastic, enum source_kind kind, enum piecewise activation)
 {
-    int row = first / width, column = first % width;
-    if (column + count <= width || pitch == width) {
-        _mm_mask_storeu_epi8(plane + (size_t)row * (size_t)pitch + (size_t)column, (__mmask16)((1u << count) - 1), codes);
-        return;
-    }
-    uint8_t bytes[16];
-    _mm_storeu_si128((__m128i *)bytes, codes);
-    for (int i = 0; i < count;) {
-        int piece = width - column < count - i ? width - column : count - i;
-        __builtin_memcpy(plane + (size_t)row * (size_t)pitch + (size_t)column, bytes + i, (size_t)piece);
-        i += piece;
-        column = 0;
-        row++;
-    }
-}
-
-// All channels of the block, as planes of I (rows) and of I + zero point (planes).
-INLINE void store_planes(const struct quantize_job *job, int first, int count, const __m128i codes[16])
-{
-    const __m128i zero_point = _mm_set1_epi8((char)job->zero_point);
-    for (int c = 0; job->rows && c < BLOCK_CHANNELS; c++)
-        store_plane((uint8_t *)job->rows + (size_t)c * job->rows_plane, job->row_pitch, job->width, first, count, codes[c]);
-    for (int c = 0; job->planes && c < BLOCK_CHANNELS; c++)
-        store_plane(job->planes + (size_t)c * job->plane_bytes, job->plane_pitch, job->width, first, count,
-                    _mm_xor_si128(codes[c], zero_point));
-}
-
-INLINE void store_pixels(const struct quantize_job *job, int first, int count, const __m128i codes[16])
-{
-    const __m128i zero_point = _mm_set1_epi8((char)job->zero_point);
-    __m128i pixels[16];
-    transpose_bytes(codes, pixels);
-    int row = first / job->width, column = first % job->width;
-    uint8_t *to = job->pixels + (size_t)row * job->row_bytes;
-    if (count == 16 && column + 16 <= job->width) {
-        for (int i = 0; i < 16; i++)
-            _mm_storeu_si128((__m128i *)(to + (size_t)(column + i) * 16), _mm_xor_si128(pixels[i], zero_point));
-        return;
-    }
-    for (int i = 0; i < count; i++) {
-        _mm_storeu_si128((__m128i *)(to + (size_t)column * 16), _mm_xor_si128(pixels[i], zero_point));
-        if (++column == job->width) column = 0, to += job->row_bytes;
-    }
-}
-
-// 32 pixels (two halves) of all channels of the block, so that one hash serves both halves.
-INLINE void quantize_32(const struct quantize_job *job, const struct quantizer_vectors *q, int first, int left,
-                        bool stochastic)
-{
-    int counts[2] = {left < 16 ? left : 16, left < 16 ? 0 : left < 32 ? left - 16 : 16};
-    __mmask16 masks[2] = {(__mmask16)((1u << counts[0]) - 1), (__mmask16)((1u << counts[1]) - 1)};
-    __m128i codes[2][16];
-    for (int c = 0; c < BLOCK_CHANNELS; c++) {
-        if (c >= job->channels) {
-            codes[0][c] = codes[1][c] = _mm_setzero_si128();
+    __m512i codes[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        if (i >= count) {
+            codes[i] = _mm512_setzero_si512();
             continue;
         }
-        const float *x = job->x + (size_t)c * job->plane + first;
-        __m512 reciprocal = _mm512_set1_ps(job->reciprocals[c]);
-        __m512i hash = stochastic ? hash_16(job->keys[c], first / 32) : _mm512_setzero_si512();
-        __m512 low = _mm512_maskz_loadu_ps(masks[0], x), high = _mm512_maskz_loadu_ps(masks[1], x + 16);
-        __m512i random = _mm512_and_si512(hash, _mm512_set1_epi32(0xffff));
-        codes[0][c] = _mm512_cvtepi32_epi8(quantize_16(q, low, reciprocal, random, stochastic));
-        codes[1][c] = _mm512_cvtepi32_epi8(quantize_16(q, high, reciprocal, _mm512_srli_epi32(hash, 16), stochastic));
+        __m512 value = (__m512)source_value(&v->source, (size_t)(position + i), kind, activation);
+        codes[i] = quantize_16(&v->q, value, v->reciprocal, hash[i], stochastic);
     }
-    for (int half = 0; half < 2 && counts[half] > 0; half++) {
-        if (job->pixels) store_pixels(job, first + 16 * half, counts[half], codes[half]);
-        store_planes(job, first + 16 * half, counts[half], codes[half]);
+    // 128-bit lane k, dword j: channels 4 k .. 4 k + 3 of pixel j.
+    __m512i bytes = _mm512_packs_epi16(_mm512_packs_epi32(codes[0], codes[1]), _mm512_packs_epi32(codes[2], codes[3]));
+    __mmask64 all = count == 4 ? ~(__mmask64)0 : ((__mmask64)1 << (16 * count)) - 1;
+    if (job->pixels) {
+        const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+        __m512i pixels = _mm512_xor_si512(_mm512_permutexvar_epi32(order, bytes), v->zero_point);
+        uint8_t *to = job->pixels + (size_t)y * job->row_bytes + (size_t)x * BLOCK_CHANNELS;
+        _mm512_mask_storeu_epi8(to, all, pixels);
     }
+    if (!job->quads && !job->planes) return;
+    const __m128i lane = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    __m512i quad = _mm512_shuffle_epi8(bytes, _mm512_broadcast_i32x4(lane)); // [16 channels][4 pixels]
+    if (job->quads) _mm512_storeu_si512(job->quads + (size_t)(y * job->row_quads + x / 4) * 64, quad);
+    if (!job->planes) return;
+    uint8_t planar[64];
+    _mm512_storeu_si512(planar, _mm512_xor_si512(quad, v->zero_point));
+    uint8_t *to = job->planes + (size_t)(y * job->plane_pitch + x);
+    for (int c = 0; c < BLOCK_CHANNELS; c++) __builtin_memcpy(to + (size_t)c * job->plane_bytes, planar + 4 * c, (size_t)count);
+}
+
+struct cursor {
+    int y, x;
+};
+
+INLINE void cursor_advance(struct cursor *c, int columns, int width)
+{
+    for (c->x += columns; c->x >= width; c->x -= width) c->y++;
+}
+
+// Rows of whole quads: one hash serves the pixels `position` and `position` + 16.
+INLINE void quantize_whole_quads(const struct quantize_job *job, const struct quantize_vectors *v, bool stochastic,
+                                 enum source_kind kind, enum piecewise activation)
+{
+    int total = job->height * job->width;
+    struct cursor near = {0, 0}, far = {0, 0};
+    cursor_advance(&far, 16, job->width);
+    const __m512i low = _mm512_set1_epi32(0xffff);
+    for (int start = 0; start < total; start += 32) {
+        for (int j = 0; j < 16 && start + j < total; j += 4) {
+            __m512i near_bits[4], far_bits[4];
+#pragma GCC unroll 4
+            for (int i = 0; i < 4; i++) {
+                __m512i hash = stochastic ? hash_16(v->first, v->second, (uint32_t)(start / 2 + j + i)) : low;
+                near_bits[i] = _mm512_and_si512(hash, low);
+                far_bits[i] = _mm512_srli_epi32(hash, 16);
+            }
+            quantize_quad(job, v, start + j, near.y, near.x, 4, near_bits, stochastic, kind, activation);
+            cursor_advance(&near, 4, job->width);
+            if (start + j + 16 >= total) continue;
+            quantize_quad(job, v, start + j + 16, far.y, far.x, 4, far_bits, stochastic, kind, activation);
+            cursor_advance(&far, 4, job->width);
+        }
+        cursor_advance(&near, 16, job->width);
+        cursor_advance(&far, 16, job->width);
+    }
+}
+
+// Any width.
+INLINE void quantize_rows(const struct quantize_job *job, const struct quantize_vectors *v, bool stochastic, enum source_kind kind,
+                          enum piecewise activation)
+{
+    for (int y = 0; y < job->height; y++)
+        for (int x = 0; x < job->width; x += 4) {
+            int count = job->width - x < 4 ? job->width - x : 4, position = y * job->width + x;
+            __m512i bits[4];
+            for (int i = 0; i < 4; i++) {
+                int p = position + i;
+                bits[i] = stochastic ? hash_16(v->first, v->second, (uint32_t)(p / 32 * 16 + p % 16)) : _mm512_setzero_si512();
+                bits[i] = p / 16 % 2 ? _mm512_srli_epi32(bits[i], 16) : _mm512_and_si512(bits[i], _mm512_set1_epi32(0xffff));
+            }
+            quantize_quad(job, v, position, y, x, count, bits, stochastic, kind, activation);
+        }
+}
+
+INLINE void quantize_source(const struct quantize_job *job, bool stochastic, enum source_kind kind, enum piecewise activation)
+{
+    struct quantize_vectors v = {.q = quantizer_load(&job->quantizer), .source = source_open(&job->source, kind),
+                                 .reciprocal = _mm512_loadu_ps(job->reciprocals),
+                                 .first = _mm512_loadu_si512(job->first_keys), .second = _mm512_loadu_si512(job->second_keys),
+                                 .zero_point = _mm512_set1_epi8((char)job->zero_point)};
+    if (job->width % 4 == 0)
+        quantize_whole_quads(job, &v, stochastic, kind, activation);
+    else
+        quantize_rows(job, &v, stochastic, kind, activation);
+}
+
+static void quantize_nearest_avx512vnni(const struct quantize_job *job)
+{
+#define BODY(kind, activation) quantize_source(job, false, kind, activation)
+    SOURCE_DISPATCH(&job->source, BODY);
+#undef BODY
+}
+
+static void quantize_stochastic_avx512vnni(const struct quantize_job *job)
+{
+#define BODY(kind, activation) quantize_source(job, true, kind, activation)
+    SOURCE_DISPATCH(&job->source, BODY);
+#undef BODY
 }
 
 static void quantize_block_avx512vnni(const struct quantize_job *job)
 {
-    struct quantizer_vectors q = quantizer_load(&job->quantizer);
-    int count = job->height * job->width;
     if (job->quantizer.stochastic)
-        for (int first = 0; first < count; first += 32) quantize_32(job, &q, first, count - first, true);
+        quantize_stochastic_avx512vnni(job);
     else
-        for (int first = 0; first < count; first += 32) quantize_32(job, &q, first, count - first, false);
+        quantize_nearest_avx512vnni(job);
 }
 
 static void quantize_run_avx512vnni(const struct quantizer *quantizer, const float *x, int count, float reciprocal,
@@ -184,23 +204,58 @@ static void quantize_run_avx512vnni(const struct quantizer *quantizer, const flo
         int left = count - i < 16 ? count - i : 16;
         __mmask16 mask = (__mmask16)((1u << left) - 1);
         __m512i integers = quantize_16(&q, _mm512_maskz_loadu_ps(mask, x + i), r, _mm512_setzero_si512(), false);
-        _mm512_mask_cvtepi32_storeu_epi8(codes + i, mask, integers);
+        _mm_mask_storeu_epi8(codes + i, mask, _mm512_cvtepi32_epi8(integers));
     }
 }
 
 // ---------------------------------------------------------------------------------------------
 // Forward and input error
 
-// PIXELS x BLOCKS x 16 outputs; all three are constants in every call. The fp32 totals stay in registers where groups are
-// short (KEEP), otherwise in `outputs` (first cache), so that all registers are left to the integer sums.
-INLINE void convolve_tile(const struct convolve_job *job, const uint8_t *input, int first, float *const outputs[2],
-                          const int PIXELS, const int BLOCKS, const bool KEEP)
+INLINE __m512i broadcast_4(const uint8_t *from)
 {
-    const int8_t *weights0 = job->weights[0], *weights1 = job->weights[1];
-    const size_t step = job->pixel_bytes;
+    int32_t four;
+    __builtin_memcpy(&four, from, 4);
+    return _mm512_set1_epi32(four);
+}
+
+// Adds the products of RUN neighbouring taps: with 3, one broadcast pixel serves three outputs.
+INLINE void add_taps(const uint8_t *pixel, size_t step, const int8_t *const weights[2], __m512i sum[16][2], const int PIXELS,
+                     const int BLOCKS, const int RUN)
+{
+    __m512i w[3][2];
+#pragma GCC unroll 3
+    for (int k = 0; k < RUN; k++) {
+        w[k][0] = _mm512_loadu_si512(weights[0] + 64 * k);
+        if (BLOCKS > 1) w[k][1] = _mm512_loadu_si512(weights[1] + 64 * k);
+    }
+#pragma GCC unroll 18
+    for (int i = 0; i < PIXELS + RUN - 1; i++) {
+        __m512i a = broadcast_4(pixel + (size_t)i * step);
+#pragma GCC unroll 3
+        for (int k = 0; k < RUN; k++) {
+            if (i - k < 0 || i - k >= PIXELS) continue;
+            sum[i - k][0] = _mm512_dpbusd_epi32(sum[i - k][0], a, w[k][0]);
+            if (BLOCKS > 1) sum[i - k][1] = _mm512_dpbusd_epi32(sum[i - k][1], a, w[k][1]);
+        }
+    }
+}
+
+INLINE void store_output(const struct convolve_job *job, float *to, __m512 total)
+{
+    __m512 value = _mm512_mul_ps(total, _mm512_set1_ps(job->factor));
+    if (job->accumulate) value = _mm512_add_ps(_mm512_loadu_ps(to), value);
+    _mm512_storeu_ps(to, value);
+}
+
+// PIXELS x BLOCKS x 16 outputs; all but the first four are constants in every call. The fp32 totals stay in registers where
+// groups are short (KEEP), otherwise in `stored` (first cache), so that all registers are left to the integer sums.
+INLINE void convolve_tile(const struct convolve_job *job, const uint8_t *input, int first, float *const outputs[2], float *stored,
+                          const int PIXELS, const int BLOCKS, const int RUN, const bool KEEP)
+{
+    const int8_t *weights[2] = {job->weights[0], job->weights[1]};
+    const size_t step = RUN == 3 ? BLOCK_CHANNELS : job->pixel_bytes;
     const uint8_t *start = input + (size_t)first * step;
-    float *to[2] = {outputs[0] + (size_t)first * BLOCK_CHANNELS, BLOCKS > 1 ? outputs[1] + (size_t)first * BLOCK_CHANNELS : NULL};
-    const __m512i zero = _mm512_setzero_si512();
+    float *to[2] = {outputs[0] + (size_t)first * job->output_step, BLOCKS > 1 ? outputs[1] + (size_t)first * job->output_step : NULL};
     __m512 total[16][2];
 #pragma GCC unroll 16
     for (int p = 0; p < PIXELS; p++) total[p][0] = total[p][1] = _mm512_setzero_ps();
@@ -208,78 +263,98 @@ INLINE void convolve_tile(const struct convolve_job *job, const uint8_t *input, 
         __m512i sum[16][2];
 #pragma GCC unroll 2
         for (int b = 0; b < BLOCKS; b++) {
-            __m512i correction = _mm512_loadu_si512(job->corrections[b] + group * BLOCK_CHANNELS);
+            __m512i begin = _mm512_loadu_si512(job->starts[b] + group * BLOCK_CHANNELS);
 #pragma GCC unroll 16
-            for (int p = 0; p < PIXELS; p++) sum[p][b] = _mm512_sub_epi32(zero, correction);
+            for (int p = 0; p < PIXELS; p++) sum[p][b] = begin;
         }
         for (int quad = job->quad_first[group]; quad <= job->quad_last[group]; quad++) {
             const uint8_t *base = start + job->quad_offsets[quad];
-            for (int tap = 0; tap < job->taps; tap++) {
-                const uint8_t *pixel = base + job->tap_offsets[tap];
-                __m512i w0 = _mm512_loadu_si512(weights0), w1 = zero;
-                weights0 += 64;
-                if (BLOCKS > 1) {
-                    w1 = _mm512_loadu_si512(weights1);
-                    weights1 += 64;
-                }
-#pragma GCC unroll 16
-                for (int p = 0; p < PIXELS; p++) {
-                    int32_t four;
-                    __builtin_memcpy(&four, pixel + (size_t)p * step, 4);
-                    __m512i a = _mm512_set1_epi32(four);
-                    sum[p][0] = _mm512_dpbusd_epi32(sum[p][0], a, w0);
-                    if (BLOCKS > 1) sum[p][1] = _mm512_dpbusd_epi32(sum[p][1], a, w1);
-                }
+            for (int tap = 0; tap < job->taps; tap += RUN) {
+                add_taps(base + job->tap_offsets[tap], step, weights, sum, PIXELS, BLOCKS, RUN);
+                weights[0] += 64 * RUN;
+                if (BLOCKS > 1) weights[1] += 64 * RUN;
             }
         }
+        bool last = group + 1 == job->groups;
 #pragma GCC unroll 2
         for (int b = 0; b < BLOCKS; b++) {
             __m512 scale = _mm512_loadu_ps(job->scales[b] + group * BLOCK_CHANNELS);
 #pragma GCC unroll 16
             for (int p = 0; p < PIXELS; p++) {
-                if (!KEEP) total[p][b] = group ? _mm512_loadu_ps(to[b] + p * BLOCK_CHANNELS) : _mm512_setzero_ps();
+                if (!KEEP) total[p][b] = group ? _mm512_loadu_ps(stored + (2 * p + b) * BLOCK_CHANNELS) : _mm512_setzero_ps();
                 total[p][b] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[p][b]), scale, total[p][b]);
-                if (!KEEP) _mm512_storeu_ps(to[b] + p * BLOCK_CHANNELS, total[p][b]);
+                if (!KEEP && last)
+                    store_output(job, to[b] + (size_t)p * job->output_step, total[p][b]);
+                else if (!KEEP)
+                    _mm512_storeu_ps(stored + (2 * p + b) * BLOCK_CHANNELS, total[p][b]);
             }
         }
     }
     for (int b = 0; KEEP && b < BLOCKS; b++)
 #pragma GCC unroll 16
-        for (int p = 0; p < PIXELS; p++) _mm512_storeu_ps(to[b] + p * BLOCK_CHANNELS, total[p][b]);
+        for (int p = 0; p < PIXELS; p++) store_output(job, to[b] + (size_t)p * job->output_step, total[p][b]);
 }
 
-#define TILE(name, pixels, blocks, keep)                                                                           \
-    static void __attribute__((noinline)) convolve_##name##_avx512vnni(const struct convolve_job *job,              \
-                                                                       const uint8_t *input, int first,             \
-                                                                       float *const outputs[2])                     \
+typedef void (*convolve_function)(const struct convolve_job *job, const uint8_t *input, int first, float *const outputs[2], float *stored);
+
+// convolve_PIXELSxBLOCKS_runRUN
+#define TILE(prefix, pixels, blocks, run, keep)                                                                    \
+    static void __attribute__((noinline)) convolve_##prefix##pixels##x##blocks##_run##run##_avx512vnni(             \
+        const struct convolve_job *job, const uint8_t *input, int first, float *const outputs[2], float *stored)    \
     {                                                                                                              \
-        convolve_tile(job, input, first, outputs, pixels, blocks, keep);                                           \
+        convolve_tile(job, input, first, outputs, stored, pixels, blocks, run, keep);                                      \
     }
-TILE(1x1, 1, 1, false) TILE(2x1, 2, 1, false) TILE(4x1, 4, 1, false) TILE(8x1, 8, 1, false) TILE(16x1, 16, 1, false)
-TILE(1x2, 1, 2, false) TILE(2x2, 2, 2, false) TILE(4x2, 4, 2, false) TILE(6x2, 6, 2, false) TILE(8x2, 8, 2, false)
-// Short groups: totals in registers, so half as many sums.
-TILE(short_8x1, 8, 1, true) TILE(short_4x2, 4, 2, true)
+#define TILES(run)                                                                                                 \
+    TILE(, 16, 1, run, false) TILE(, 14, 1, run, false) TILE(, 8, 1, run, false) TILE(, 7, 1, run, false)           \
+    TILE(, 4, 1, run, false) TILE(, 2, 1, run, false) TILE(, 1, 1, run, false) TILE(, 8, 2, run, false)             \
+    TILE(, 7, 2, run, false) TILE(, 4, 2, run, false) TILE(, 2, 2, run, false) TILE(, 1, 2, run, false)             \
+    TILE(short_, 8, 1, run, true) TILE(short_, 4, 2, run, true)
+TILES(1)
+TILES(3)
+
+struct tile_choice {
+    int pixels;
+    convolve_function function;
+};
+
+#define CHOICE(pixels, blocks, run) {pixels, convolve_##pixels##x##blocks##_run##run##_avx512vnni}
+#define CHOICES_1(run) {CHOICE(16, 1, run), CHOICE(14, 1, run), CHOICE(8, 1, run), CHOICE(7, 1, run), CHOICE(4, 1, run), CHOICE(2, 1, run), CHOICE(1, 1, run), {0, NULL}}
+#define CHOICES_2(run) {CHOICE(8, 2, run), CHOICE(7, 2, run), CHOICE(4, 2, run), CHOICE(2, 2, run), CHOICE(1, 2, run), {0, NULL}}
+static const struct tile_choice tiles[2][2][8] = { // [run == 3][blocks - 1], by falling size
+    {CHOICES_1(1), CHOICES_2(1)},
+    {CHOICES_1(3), CHOICES_2(3)},
+};
+static const struct tile_choice short_tiles[2][2] = {
+    {{8, convolve_short_8x1_run1_avx512vnni}, {4, convolve_short_4x2_run1_avx512vnni}},
+    {{8, convolve_short_8x1_run3_avx512vnni}, {4, convolve_short_4x2_run3_avx512vnni}},
+};
+
+// The first tile that leaves nothing over, else the largest that fits.
+static const struct tile_choice *choose_tile(const struct tile_choice *choices, int pixels)
+{
+    const struct tile_choice *fits = NULL;
+    for (; choices->function; choices++) {
+        if (choices->pixels > pixels) continue;
+        if (!fits) fits = choices;
+        if (choices->pixels >= 7 && pixels % choices->pixels == 0) return choices;
+    }
+    return fits;
+}
 
 static void convolve_row_avx512vnni(const struct convolve_job *job, const uint8_t *input, int pixels,
                                     float *const outputs[2])
 {
-    int x = 0;
-    bool is_short = job->taps <= 4 && job->quad_first[0] == job->quad_last[0];
-    if (job->blocks == 2) {
-        for (; is_short && x + 4 <= pixels; x += 4) convolve_short_4x2_avx512vnni(job, input, x, outputs);
-        for (; x + 8 <= pixels; x += 8) convolve_8x2_avx512vnni(job, input, x, outputs);
-        for (; x + 6 <= pixels; x += 6) convolve_6x2_avx512vnni(job, input, x, outputs);
-        for (; x + 4 <= pixels; x += 4) convolve_4x2_avx512vnni(job, input, x, outputs);
-        for (; x + 2 <= pixels; x += 2) convolve_2x2_avx512vnni(job, input, x, outputs);
-        for (; x < pixels; x++) convolve_1x2_avx512vnni(job, input, x, outputs);
-        return;
+    float stored[2 * 16 * BLOCK_CHANNELS] __attribute__((aligned(64)));
+    int x = 0, run = job->run == 3, blocks = job->blocks - 1;
+    if (job->taps <= 9 && job->quad_first[0] == job->quad_last[0] && job->groups > 1) {
+        const struct tile_choice *tile = &short_tiles[run][blocks];
+        for (; x + tile->pixels <= pixels; x += tile->pixels) tile->function(job, input, x, outputs, stored);
     }
-    for (; is_short && x + 8 <= pixels; x += 8) convolve_short_8x1_avx512vnni(job, input, x, outputs);
-    for (; x + 16 <= pixels; x += 16) convolve_16x1_avx512vnni(job, input, x, outputs);
-    for (; x + 8 <= pixels; x += 8) convolve_8x1_avx512vnni(job, input, x, outputs);
-    for (; x + 4 <= pixels; x += 4) convolve_4x1_avx512vnni(job, input, x, outputs);
-    for (; x + 2 <= pixels; x += 2) convolve_2x1_avx512vnni(job, input, x, outputs);
-    for (; x < pixels; x++) convolve_1x1_avx512vnni(job, input, x, outputs);
+    while (x < pixels) {
+        const struct tile_choice *tile = choose_tile(tiles[run][blocks], pixels - x);
+        tile->function(job, input, x, outputs, stored);
+        x += tile->pixels;
+    }
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -300,142 +375,128 @@ INLINE __m512i load_pixels(const uint8_t *from, size_t pixel_bytes, __m512i orde
     return _mm512_permutexvar_epi8(order, pixels);
 }
 
-INLINE void gradient_tile(const struct gradient_job *job, int32_t *sums, const int TAPS, const int CHANNELS,
+// sum[tap][channel] = P of 16 input channels, all constants but the job. Errors of channels that do not exist are zeros.
+INLINE void gradient_sums(const struct gradient_job *job, __m512i sum[GRADIENT_TAPS][GRADIENT_CHANNELS], const int TAPS,
                           const size_t pixel_bytes)
 {
     uint8_t order_bytes[64];
     for (int i = 0; i < 64; i++) order_bytes[i] = (uint8_t)(i % 4 * 16 + i / 4);
     const __m512i order = _mm512_loadu_si512(order_bytes);
-    __m512i sum[GRADIENT_TAPS][GRADIENT_CHANNELS];
-    for (int t = 0; t < TAPS; t++)
-        for (int c = 0; c < CHANNELS; c++) sum[t][c] = _mm512_setzero_si512();
+#pragma GCC unroll 8
+    for (int c = 0; c < GRADIENT_CHANNELS; c++) {
+        __m512i begin = _mm512_set1_epi32(-job->corrections[c]);
+#pragma GCC unroll 3
+        for (int t = 0; t < TAPS; t++) sum[t][c] = begin;
+    }
+    const int8_t *errors = job->quads;
     for (int y = 0; y < job->height; y++) {
         const uint8_t *pixels = job->pixels + (size_t)y * job->row_bytes;
-        const int8_t *errors = job->rows + (size_t)y * (size_t)job->row_pitch;
-        for (int x = 0; x < job->width; x += 4) {
+        for (int x = 0; x < job->row_quads; x++, errors += 64, pixels += 4 * pixel_bytes) {
             __m512i a[GRADIENT_TAPS];
-            for (int t = 0; t < TAPS; t++)
-                a[t] = load_pixels(pixels + job->tap_offsets[t] + (size_t)x * pixel_bytes, pixel_bytes, order);
+#pragma GCC unroll 3
+            for (int t = 0; t < TAPS; t++) a[t] = load_pixels(pixels + job->tap_offsets[t], pixel_bytes, order);
 #pragma GCC unroll 8
-            for (int c = 0; c < CHANNELS; c++) {
-                int32_t four;
-                __builtin_memcpy(&four, errors + (size_t)c * job->rows_plane + x, 4);
-                __m512i e = _mm512_set1_epi32(four);
+            for (int c = 0; c < GRADIENT_CHANNELS; c++) {
+                __m512i e = broadcast_4((const uint8_t *)errors + 4 * c);
+#pragma GCC unroll 3
                 for (int t = 0; t < TAPS; t++) sum[t][c] = _mm512_dpbusd_epi32(sum[t][c], a[t], e);
             }
         }
     }
-    for (int t = 0; t < TAPS; t++)
-        for (int c = 0; c < CHANNELS; c++)
-            _mm512_storeu_si512(sums + (t * GRADIENT_CHANNELS + c) * BLOCK_CHANNELS, sum[t][c]);
 }
 
-static void gradient_image_avx512vnni(const struct gradient_job *job, int32_t *sums)
+INLINE void add_to_totals(const struct gradient_job *job, __m512i sum[GRADIENT_TAPS][GRADIENT_CHANNELS], float *totals, const int TAPS)
 {
-    // The rows of channels that do not exist are there and hold zeros, so the tile is always whole.
-    if (job->taps == 3 && job->pixel_bytes == BLOCK_CHANNELS)
-        gradient_tile(job, sums, 3, GRADIENT_CHANNELS, BLOCK_CHANNELS);
-    else if (job->taps == 3)
-        gradient_tile(job, sums, 3, GRADIENT_CHANNELS, job->pixel_bytes);
-    else if (job->taps == 2)
-        gradient_tile(job, sums, 2, GRADIENT_CHANNELS, job->pixel_bytes);
-    else
-        gradient_tile(job, sums, 1, GRADIENT_CHANNELS, job->pixel_bytes);
-}
-
-static void add_gradient_avx512vnni(int taps, const int32_t *sums, const int32_t *corrections, const float *in_scales,
-                                    const float *out_scales, float *totals)
-{
-    __m512 in = _mm512_loadu_ps(in_scales);
-    for (int row = 0; row < taps * GRADIENT_CHANNELS; row++, sums += BLOCK_CHANNELS, totals += BLOCK_CHANNELS) {
-        int channel = row % GRADIENT_CHANNELS;
-        __m512i sum = _mm512_sub_epi32(_mm512_loadu_si512(sums), _mm512_set1_epi32(corrections[channel]));
-        __m512 scale = _mm512_mul_ps(in, _mm512_set1_ps(out_scales[channel]));
-        _mm512_storeu_ps(totals, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, _mm512_loadu_ps(totals)));
-    }
-}
-
-// ---------------------------------------------------------------------------------------------
-// Strips
-
-// r[i] lane j <-> r[j] lane i.
-INLINE void transpose_floats(__m512 r[16])
-{
-    __m512 t[16];
-    for (int i = 0; i < 16; i += 2) {
-        t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
-        t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
-    }
-    for (int i = 0; i < 16; i += 4) {
-        r[i] = _mm512_shuffle_ps(t[i], t[i + 2], 0x44);
-        r[i + 1] = _mm512_shuffle_ps(t[i], t[i + 2], 0xee);
-        r[i + 2] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0x44);
-        r[i + 3] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0xee);
-    }
-    for (int i = 0; i < 4; i++) {
-        t[i] = _mm512_shuffle_f32x4(r[i], r[i + 4], 0x88);
-        t[i + 4] = _mm512_shuffle_f32x4(r[i], r[i + 4], 0xdd);
-        t[i + 8] = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0x88);
-        t[i + 12] = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0xdd);
-    }
-    for (int i = 0; i < 4; i++) {
-        r[i] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0x88);
-        r[i + 8] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0xdd);
-        r[i + 4] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0x88);
-        r[i + 12] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0xdd);
-    }
-}
-
-static void store_strip_avx512vnni(const float *strip, int pixels, int channels, float factor, float *out, size_t plane,
-                                   bool accumulate)
-{
-    __m512 scale = _mm512_set1_ps(factor);
-    for (int first = 0; first < pixels; first += 16) {
-        int left = pixels - first < 16 ? pixels - first : 16;
-        __mmask16 mask = (__mmask16)((1u << left) - 1);
-        __m512 r[16];
-#pragma GCC unroll 16
-        for (int i = 0; i < 16; i++)
-            r[i] = i < left ? _mm512_loadu_ps(strip + (size_t)(first + i) * BLOCK_CHANNELS) : _mm512_setzero_ps();
-        transpose_floats(r);
-#pragma GCC unroll 16
-        for (int c = 0; c < 16; c++) {
-            if (c >= channels) break;
-            float *to = out + (size_t)c * plane + first;
-            __m512 value = _mm512_mul_ps(r[c], scale);
-            if (accumulate) value = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), value);
-            _mm512_mask_storeu_ps(to, mask, value);
+    __m512 in = _mm512_loadu_ps(job->in_scales);
+#pragma GCC unroll 8
+    for (int c = 0; c < GRADIENT_CHANNELS; c++) {
+        __m512 scale = _mm512_mul_ps(in, _mm512_set1_ps(job->out_scales[c]));
+#pragma GCC unroll 3
+        for (int t = 0; t < TAPS; t++) {
+            float *to = totals + (t * GRADIENT_CHANNELS + c) * BLOCK_CHANNELS;
+            _mm512_storeu_ps(to, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[t][c]), scale, _mm512_loadu_ps(to)));
         }
+    }
+}
+
+INLINE void add_to_sums(__m512i sum[GRADIENT_TAPS][GRADIENT_CHANNELS], int64_t *sums, const int TAPS)
+{
+#pragma GCC unroll 8
+    for (int c = 0; c < GRADIENT_CHANNELS; c++)
+#pragma GCC unroll 3
+        for (int t = 0; t < TAPS; t++) {
+            int64_t *to = sums + (t * GRADIENT_CHANNELS + c) * BLOCK_CHANNELS;
+            __m512i low = _mm512_cvtepi32_epi64(_mm512_castsi512_si256(sum[t][c]));
+            __m512i high = _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64(sum[t][c], 1));
+            _mm512_storeu_si512(to, _mm512_add_epi64(_mm512_loadu_si512(to), low));
+            _mm512_storeu_si512(to + 8, _mm512_add_epi64(_mm512_loadu_si512(to + 8), high));
+        }
+}
+
+static void gradient_image_avx512vnni(const struct gradient_job *job, float *totals)
+{
+    __m512i sum[GRADIENT_TAPS][GRADIENT_CHANNELS];
+    if (job->taps == 3 && job->pixel_bytes == BLOCK_CHANNELS) {
+        gradient_sums(job, sum, 3, BLOCK_CHANNELS);
+        add_to_totals(job, sum, totals, 3);
+    } else if (job->taps == 3) {
+        gradient_sums(job, sum, 3, job->pixel_bytes);
+        add_to_totals(job, sum, totals, 3);
+    } else if (job->taps == 2) {
+        gradient_sums(job, sum, 2, job->pixel_bytes);
+        add_to_totals(job, sum, totals, 2);
+    } else {
+        gradient_sums(job, sum, 1, job->pixel_bytes);
+        add_to_totals(job, sum, totals, 1);
+    }
+}
+
+static void gradient_image_sums_avx512vnni(const struct gradient_job *job, int64_t *sums)
+{
+    __m512i sum[GRADIENT_TAPS][GRADIENT_CHANNELS];
+    if (job->taps == 3) {
+        gradient_sums(job, sum, 3, job->pixel_bytes);
+        add_to_sums(sum, sums, 3);
+    } else if (job->taps == 2) {
+        gradient_sums(job, sum, 2, job->pixel_bytes);
+        add_to_sums(sum, sums, 2);
+    } else {
+        gradient_sums(job, sum, 1, job->pixel_bytes);
+        add_to_sums(sum, sums, 1);
     }
 }
 
 // ---------------------------------------------------------------------------------------------
 // Peaks
 
+#define TWELVE(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11)
+
 static double dot_product_rounds_avx512vnni(long rounds)
 {
-    __m512i sum[16], a = _mm512_set1_epi32((int)rounds), b = _mm512_set1_epi32((int)rounds + 1);
-    for (int i = 0; i < 16; i++) sum[i] = _mm512_set1_epi32(i);
-    for (long round = 0; round < rounds; round++)
-#pragma GCC unroll 16
-        for (int i = 0; i < 16; i++) {
-            sum[i] = _mm512_dpbusd_epi32(sum[i], a, b);
-            __asm__ volatile("" : "+v"(sum[i]));
-        }
-    return 16.0 * 64 * (double)rounds;
+    __m512i a = _mm512_set1_epi32((int)rounds), b = _mm512_set1_epi32((int)rounds + 1);
+#define BEGIN(i) __m512i sum##i = a;
+#define ADD(i) __asm__ volatile("vpdpbusd %1, %2, %0" : "+v"(sum##i) : "v"(a), "v"(b));
+    TWELVE(BEGIN)
+    for (long round = 0; round < rounds; round++) {
+        TWELVE(ADD)
+    }
+#undef BEGIN
+#undef ADD
+    return 12.0 * 64 * (double)rounds;
 }
 
 static double multiply_add_rounds_avx512vnni(long rounds)
 {
-    __m512 sum[16], a = _mm512_set1_ps((float)rounds), b = _mm512_set1_ps(0.5f);
-    for (int i = 0; i < 16; i++) sum[i] = _mm512_set1_ps((float)i);
-    for (long round = 0; round < rounds; round++)
-#pragma GCC unroll 16
-        for (int i = 0; i < 16; i++) {
-            sum[i] = _mm512_fmadd_ps(a, b, sum[i]);
-            __asm__ volatile("" : "+v"(sum[i]));
-        }
-    return 16.0 * 16 * (double)rounds;
+    __m512 a = _mm512_set1_ps((float)rounds), b = _mm512_set1_ps(0.5f);
+#define BEGIN(i) __m512 sum##i = a;
+#define ADD(i) __asm__ volatile("vfmadd231ps %1, %2, %0" : "+v"(sum##i) : "v"(a), "v"(b));
+    TWELVE(BEGIN)
+    for (long round = 0; round < rounds; round++) {
+        TWELVE(ADD)
+    }
+#undef BEGIN
+#undef ADD
+    return 12.0 * 16 * (double)rounds;
 }
 
 const struct kernel_set kernels_avx512vnni = {
@@ -446,8 +507,9 @@ const struct kernel_set kernels_avx512vnni = {
     .quantize_run = quantize_run_avx512vnni,
     .convolve_row = convolve_row_avx512vnni,
     .gradient_image = gradient_image_avx512vnni,
-    .add_gradient = add_gradient_avx512vnni,
-    .store_strip = store_strip_avx512vnni,
+    .gradient_image_sums = gradient_image_sums_avx512vnni,
+    .direct_row = direct_row_avx512,
+    .direct_gradient = direct_gradient_avx512,
     .dot_product_rounds = dot_product_rounds_avx512vnni,
     .multiply_add_rounds = multiply_add_rounds_avx512vnni,
 };

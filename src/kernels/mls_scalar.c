@@ -22,26 +22,31 @@ static int quantize_scalar(const struct quantizer *q, float x, float reciprocal,
     return x < 0 ? -integer : integer;
 }
 
+// Element [pixel][channel] of the source.
+static float value_of(const struct source *source, size_t pixel, int channel)
+{
+    float lanes[BLOCK_CHANNELS];
+    struct source_vectors vectors = source_open(source, source->kind);
+    vector_store(lanes, source_value(&vectors, pixel, source->kind, source->activation));
+    return lanes[channel];
+}
+
 static void quantize_channel(const struct quantize_job *job, int channel)
 {
-    const float *x = job->x + (size_t)channel * job->plane;
+    struct mls_plane_keys keys = {job->first_keys[channel], job->second_keys[channel]};
     for (int row = 0; row < job->height; row++) {
         for (int column = 0; column < job->width; column++) {
-            int position = row * job->width + column, integer = 0;
-            if (channel < job->channels) {
-                uint32_t random =
-                    job->quantizer.stochastic ? mls_random_bits(job->keys[channel], (uint32_t)position, 16) : 0;
-                integer = quantize_scalar(&job->quantizer, x[position], job->reciprocals[channel], random);
-            }
+            int position = row * job->width + column;
+            uint32_t random = job->quantizer.stochastic ? mls_random_bits(keys, (uint32_t)position, 16) : 0;
+            float x = value_of(&job->source, (size_t)position, channel);
+            int integer = quantize_scalar(&job->quantizer, x, job->reciprocals[channel], random);
             uint8_t byte = (uint8_t)(integer + job->zero_point);
-            if (job->pixels)
-                job->pixels[(size_t)row * job->row_bytes + (size_t)column * BLOCK_CHANNELS + (size_t)channel] = byte;
-            if (job->planes)
-                job->planes[(size_t)channel * job->plane_bytes + (size_t)(row * job->plane_pitch + column)] = byte;
-            if (job->rows)
-                job->rows[(size_t)channel * job->rows_plane + (size_t)row * (size_t)job->row_pitch + (size_t)column] =
-                    (int8_t)integer;
+            if (job->pixels) job->pixels[(size_t)row * job->row_bytes + (size_t)(column * BLOCK_CHANNELS + channel)] = byte;
+            if (job->planes) job->planes[(size_t)channel * job->plane_bytes + (size_t)(row * job->plane_pitch + column)] = byte;
+            if (job->quads) job->quads[(row * job->row_quads + column / 4) * 64 + channel * 4 + column % 4] = (int8_t)integer;
         }
+        for (int column = job->width; job->quads && column < 4 * job->row_quads; column++)
+            job->quads[(row * job->row_quads + column / 4) * 64 + channel * 4 + column % 4] = 0;
     }
 }
 
@@ -56,13 +61,13 @@ static void quantize_run_scalar(const struct quantizer *quantizer, const float *
     for (int i = 0; i < count; i++) codes[i] = (int8_t)quantize_scalar(quantizer, x[i], reciprocal, 0);
 }
 
-static void convolve_pixel(const struct convolve_job *job, int block, const uint8_t *input, float output[BLOCK_CHANNELS])
+static void convolve_pixel(const struct convolve_job *job, int block, const uint8_t *input, float *output)
 {
     const int8_t *weights = job->weights[block];
-    for (int i = 0; i < BLOCK_CHANNELS; i++) output[i] = 0;
+    float total[BLOCK_CHANNELS] = {0};
     for (int group = 0; group < job->groups; group++) {
         int32_t sum[BLOCK_CHANNELS];
-        for (int i = 0; i < BLOCK_CHANNELS; i++) sum[i] = -job->corrections[block][group * BLOCK_CHANNELS + i];
+        for (int i = 0; i < BLOCK_CHANNELS; i++) sum[i] = job->starts[block][group * BLOCK_CHANNELS + i];
         for (int quad = job->quad_first[group]; quad <= job->quad_last[group]; quad++) {
             const uint8_t *pixel = input + job->quad_offsets[quad];
             for (int tap = 0; tap < job->taps; tap++, weights += 64)
@@ -70,7 +75,11 @@ static void convolve_pixel(const struct convolve_job *job, int block, const uint
                     for (int c = 0; c < 4; c++) sum[i] += pixel[job->tap_offsets[tap] + c] * weights[4 * i + c];
         }
         for (int i = 0; i < BLOCK_CHANNELS; i++)
-            output[i] = fmaf((float)sum[i], job->scales[block][group * BLOCK_CHANNELS + i], output[i]);
+            total[i] = fmaf((float)sum[i], job->scales[block][group * BLOCK_CHANNELS + i], total[i]);
+    }
+    for (int i = 0; i < BLOCK_CHANNELS; i++) {
+        float value = total[i] * job->factor;
+        output[i] = job->accumulate ? output[i] + value : value;
     }
 }
 
@@ -78,46 +87,63 @@ static void convolve_row_scalar(const struct convolve_job *job, const uint8_t *i
 {
     for (int block = 0; block < job->blocks; block++)
         for (int pixel = 0; pixel < pixels; pixel++)
-            convolve_pixel(job, block, input + (size_t)pixel * job->pixel_bytes,
-                           outputs[block] + (size_t)pixel * BLOCK_CHANNELS);
+            convolve_pixel(job, block, input + (size_t)pixel * job->pixel_bytes, outputs[block] + (size_t)pixel * job->output_step);
 }
 
-static void gradient_pixel(const uint8_t *activations, int error, int32_t sums[BLOCK_CHANNELS])
+// P of one tap and output channel, for 16 input channels.
+static void gradient_sums(const struct gradient_job *job, int tap, int channel, int32_t sums[BLOCK_CHANNELS])
 {
-    for (int i = 0; i < BLOCK_CHANNELS; i++) sums[i] += activations[i] * error;
-}
-
-static void gradient_image_scalar(const struct gradient_job *job, int32_t *sums)
-{
-    for (int i = 0; i < job->taps * GRADIENT_CHANNELS * BLOCK_CHANNELS; i++) sums[i] = 0;
-    for (int tap = 0; tap < job->taps; tap++)
-        for (int channel = 0; channel < job->out_channels; channel++)
-            for (int y = 0; y < job->height; y++)
-                for (int x = 0; x < job->width; x++)
-                    gradient_pixel(job->pixels + job->tap_offsets[tap] + (size_t)y * job->row_bytes +
-                                       (size_t)x * job->pixel_bytes,
-                                   job->rows[(size_t)channel * job->rows_plane + (size_t)(y * job->row_pitch + x)],
-                                   sums + (tap * GRADIENT_CHANNELS + channel) * BLOCK_CHANNELS);
-}
-
-static void add_gradient_scalar(int taps, const int32_t *sums, const int32_t *corrections, const float *in_scales,
-                                const float *out_scales, float *totals)
-{
-    for (int row = 0; row < taps * GRADIENT_CHANNELS; row++)
-        for (int i = 0; i < BLOCK_CHANNELS; i++, sums++, totals++) {
-            int channel = row % GRADIENT_CHANNELS;
-            *totals = fmaf((float)(*sums - corrections[channel]), in_scales[i] * out_scales[channel], *totals);
+    for (int i = 0; i < BLOCK_CHANNELS; i++) sums[i] = -job->corrections[channel];
+    for (int y = 0; y < job->height; y++)
+        for (int x = 0; x < job->width; x++) {
+            const uint8_t *pixel = job->pixels + job->tap_offsets[tap] + (size_t)y * job->row_bytes + (size_t)x * job->pixel_bytes;
+            int error = job->quads[(y * job->row_quads + x / 4) * 64 + channel * 4 + x % 4];
+            for (int i = 0; i < BLOCK_CHANNELS; i++) sums[i] += pixel[i] * error;
         }
 }
 
-static void store_strip_scalar(const float *strip, int pixels, int channels, float factor, float *out, size_t plane,
-                               bool accumulate)
+static void gradient_image_scalar(const struct gradient_job *job, float *totals)
 {
-    for (int channel = 0; channel < channels; channel++)
-        for (int pixel = 0; pixel < pixels; pixel++) {
-            float value = strip[pixel * BLOCK_CHANNELS + channel] * factor;
-            float *to = out + (size_t)channel * plane + pixel;
-            *to = accumulate ? *to + value : value;
+    for (int row = 0; row < job->taps * GRADIENT_CHANNELS; row++) {
+        int channel = row % GRADIENT_CHANNELS;
+        int32_t sums[BLOCK_CHANNELS];
+        gradient_sums(job, row / GRADIENT_CHANNELS, channel, sums);
+        for (int i = 0; i < BLOCK_CHANNELS; i++, totals++)
+            *totals = fmaf((float)sums[i], job->in_scales[i] * job->out_scales[channel], *totals);
+    }
+}
+
+static void gradient_image_sums_scalar(const struct gradient_job *job, int64_t *sums)
+{
+    for (int row = 0; row < job->taps * GRADIENT_CHANNELS; row++) {
+        int32_t part[BLOCK_CHANNELS];
+        gradient_sums(job, row / GRADIENT_CHANNELS, row % GRADIENT_CHANNELS, part);
+        for (int i = 0; i < BLOCK_CHANNELS; i++) *sums++ += part[i];
+    }
+}
+
+static void direct_row_scalar(const struct direct_job *job, const float *input, int pixels, float *const outputs[2])
+{
+    for (int block = 0; block < job->blocks; block++)
+        for (int pixel = 0; pixel < pixels; pixel++)
+            for (int i = 0; i < BLOCK_CHANNELS; i++) {
+                const float *from = input + (size_t)pixel * job->pixel_step;
+                float *to = outputs[block] + (size_t)pixel * job->output_step + i, total = 0;
+                for (int t = 0; t < job->terms; t++)
+                    total = fmaf(from[job->offsets[t]], job->weights[block][t * BLOCK_CHANNELS + i], total);
+                *to = job->accumulate ? *to + total : total;
+            }
+}
+
+static void direct_gradient_scalar(const struct direct_gradient_job *job, float *totals)
+{
+    for (int y = 0; y < job->height; y++)
+        for (int x = 0; x < job->width; x++) {
+            const float *from = job->input + (size_t)y * job->row_step + (size_t)x * job->pixel_step;
+            const float *errors = job->errors + (size_t)y * job->error_row_step + (size_t)x * BLOCK_CHANNELS;
+            for (int t = 0; t < job->terms; t++)
+                for (int i = 0; i < BLOCK_CHANNELS; i++)
+                    totals[t * BLOCK_CHANNELS + i] = fmaf(from[job->offsets[t]], errors[i], totals[t * BLOCK_CHANNELS + i]);
         }
 }
 
@@ -150,8 +176,9 @@ const struct kernel_set kernels_scalar = {
     .quantize_run = quantize_run_scalar,
     .convolve_row = convolve_row_scalar,
     .gradient_image = gradient_image_scalar,
-    .add_gradient = add_gradient_scalar,
-    .store_strip = store_strip_scalar,
+    .gradient_image_sums = gradient_image_sums_scalar,
+    .direct_row = direct_row_scalar,
+    .direct_gradient = direct_gradient_scalar,
     .dot_product_rounds = dot_product_rounds_scalar,
     .multiply_add_rounds = multiply_add_rounds_scalar,
 };

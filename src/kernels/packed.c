@@ -78,7 +78,7 @@ static bool create_map(struct packed_convolution *packed, struct packed_map *map
     map->plane_bytes = (size_t)map->padded_width * (size_t)map->padded_height;
     map->maxima = take(packed, groups, sizeof(float), error);
     map->scales = take(packed, groups, sizeof(float), error);
-    map->plane_maxima = take(packed, images * (size_t)dims[1], sizeof(float), error);
+    map->plane_maxima = take(packed, images * (size_t)map->blocks * BLOCK_CHANNELS, sizeof(float), error);
     map->plane_scales = take(packed, images * (size_t)map->blocks * BLOCK_CHANNELS, sizeof(float), error);
     map->plane_groups = take(packed, images * (size_t)dims[1], sizeof(int), error);
     if (!map->maxima || !map->scales || !map->plane_maxima || !map->plane_scales || !map->plane_groups)
@@ -86,11 +86,11 @@ static bool create_map(struct packed_convolution *packed, struct packed_map *map
     for (int image = 0; image < dims[0]; image++)
         for (int c = 0; c < dims[1]; c++)
             map->plane_groups[image * dims[1] + c] = mls_group_index(&map->grouping, image, c);
-    map->row_pitch = (dims[3] + 3) / 4 * 4;
-    map->rows_plane = (size_t)map->row_pitch * (size_t)dims[2];
+    map->row_quads = (dims[3] + 3) / 4;
+    map->quads_block = (size_t)map->row_quads * (size_t)dims[2] * 4 * BLOCK_CHANNELS;
     if (operand != MLS_ERROR) return true;
-    map->rows = take(packed, images * (size_t)map->blocks * BLOCK_CHANNELS * map->rows_plane + 64, 1, error);
-    return map->rows != NULL;
+    map->quads = take(packed, images * (size_t)map->blocks * map->quads_block, 1, error);
+    return map->quads != NULL;
 }
 
 // G of section 4: a new one wherever the block of either operand changes along the reduced channels.
@@ -169,8 +169,8 @@ static bool create_phase(struct packed_convolution *packed, struct direction *di
     if (!phase->tap_offsets || !phase->tap_weights) return false;
     phase->weights_block = (size_t)direction->total_quads * (size_t)window * 64;
     phase->weights = take(packed, blocks * phase->weights_block, 1, error);
-    phase->corrections = take(packed, blocks * (size_t)direction->groups * BLOCK_CHANNELS, sizeof(int32_t), error);
-    return phase->weights && phase->corrections;
+    phase->starts = take(packed, blocks * (size_t)direction->groups * BLOCK_CHANNELS, sizeof(int32_t), error);
+    return phase->weights && phase->starts;
 }
 
 static bool create_direction(struct packed_convolution *packed, struct direction *direction, int phases, int window,
@@ -205,6 +205,7 @@ static bool create_forward(struct packed_convolution *packed, struct error *erro
     phase->step = 1;
     phase->rows = s->out_height;
     phase->columns = s->out_width;
+    phase->run = !d->planar && s->kernel_width == 3 && s->stride == 1 ? 3 : 1;
     for (int ky = 0; ky < s->kernel_height; ky++)
         add_taps(d, map, phase, ky, 0, 1, ky * s->kernel_width, 1, s->kernel_width);
     return true;
@@ -230,6 +231,7 @@ static void fill_backward_phase(const struct packed_convolution *packed, struct 
     int remainder_y = phase_remainder(first_y, s->padding, stride), base_y = (first_y + s->padding) / stride;
     int remainder_x = phase_remainder(first_x, s->padding, stride), base_x = (first_x + s->padding) / stride;
     int columns = remainder_x < s->kernel_width ? (s->kernel_width - remainder_x + stride - 1) / stride : 0;
+    phase->run = !packed->backward.planar && columns == 3 ? 3 : 1;
     for (int ty = 0; remainder_y + stride * ty < s->kernel_height; ty++)
         add_taps(&packed->backward, map, phase, map->top + base_y - ty, map->left + base_x, -1,
                  (remainder_y + stride * ty) * s->kernel_width + remainder_x, stride, columns);
@@ -318,7 +320,7 @@ static void destroy_map(struct packed_map *map)
 {
     memory_release(map->pixels);
     memory_release(map->planes);
-    memory_release(map->rows);
+    memory_release(map->quads);
     memory_release(map->maxima);
     memory_release(map->scales);
     memory_release(map->plane_maxima);
@@ -332,7 +334,7 @@ static void destroy_direction(struct direction *direction)
         memory_release(direction->phases[i].tap_offsets);
         memory_release(direction->phases[i].tap_weights);
         memory_release(direction->phases[i].weights);
-        memory_release(direction->phases[i].corrections);
+        memory_release(direction->phases[i].starts);
     }
     memory_release(direction->phases);
     memory_release(direction->group_first);

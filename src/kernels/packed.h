@@ -2,8 +2,10 @@
 // halo, made once a step by the quantizer and read by the kernels of a kernel set (kernels.h).
 //
 //   activations   [image][block][row + halo][column + halo][16]: I, or I + 128 where negative values may come
-//   errors        the same, and once more as [image][channel][row][column], which the weight gradient broadcasts
+//   errors        the same, and once more as [image][block][row][column / 4][16][4], which the weight gradient broadcasts
 //   weights       by output block, in the order in which the kernel reads them, once for each direction
+//
+// The fp32 maps that come and go are blocked (base/blocked.h).
 //
 // What is computed is section 4 of mls-format.md, bit for bit. Shapes and formats that do not fit (grouped
 // convolution, I beyond int8, sums beyond 32 bits) are refused by packed_supports and run on src/mls.
@@ -31,29 +33,32 @@ void packed_destroy(struct packed_convolution *packed);
 size_t packed_memory(const struct packed_convolution *packed); // bytes
 
 // Quantize one operand. tensor_key: see quantize.h; not read where the rounding is to nearest. `evaluation` rounds to
-// nearest whatever the format says. maxima: max |x| of each plane [images][channels], or NULL: found by a pass over x.
-// false with a message on a NaN or an infinity.
+// nearest whatever the format says. source: the whole map, its factors by channel. maxima: max |value| of each plane,
+// [images][blocked channels], or NULL: found by a pass over the source. false with a message on a NaN or an infinity.
 bool packed_quantize_weights(struct packed_convolution *packed, struct thread_pool *pool, const float *weights,
                              uint64_t tensor_key, bool evaluation, struct error *error);
 bool packed_quantize_activations(struct packed_convolution *packed, struct thread_pool *pool, int images,
-                                 const float *x, const float *maxima, uint64_t tensor_key, bool evaluation,
+                                 const struct source *source, const float *maxima, uint64_t tensor_key, bool evaluation,
                                  struct error *error);
-bool packed_quantize_errors(struct packed_convolution *packed, struct thread_pool *pool, int images, const float *x,
-                            const float *maxima, uint64_t tensor_key, struct error *error);
+bool packed_quantize_errors(struct packed_convolution *packed, struct thread_pool *pool, int images,
+                            const struct source *source, const float *maxima, uint64_t tensor_key, struct error *error);
 
-// Called for each image as soon as its output is complete, on the thread that computed it.
-typedef void (*packed_image_done)(void *context, int image, const float *output);
+// Called for each image as soon as its output is complete, on the thread that computed it: what is done to it then finds it
+// in the cache. NULL: nothing.
+struct image_done {
+    void (*function)(void *context, int image);
+    void *context;
+};
 
-// output[images][Co][Ho][Wo]. done may be NULL.
-void packed_forward(struct packed_convolution *packed, struct thread_pool *pool, int images, float *output,
-                    packed_image_done done, void *context);
-// input_error[images][Ci][H][W], overwritten or added to.
+// output: blocked [images] of Co x Ho x Wo.
+void packed_forward(struct packed_convolution *packed, struct thread_pool *pool, int images, float *output, struct image_done done);
+// input_error: blocked [images] of Ci x H x W, overwritten or added to.
 void packed_input_error(struct packed_convolution *packed, struct thread_pool *pool, int images, float *input_error,
-                        bool accumulate);
+                        bool accumulate, struct image_done done);
 // gradient[Co][Ci][Kh][Kw] += the weight gradient.
 void packed_weight_gradient(struct packed_convolution *packed, struct thread_pool *pool, int images, float *gradient);
 
-// One pass from fp32 operands to the fp32 result, on one thread, all rounding to nearest: forward takes activations and
+// One pass from planar fp32 operands to the planar fp32 result, on one thread, all rounding to nearest: forward takes activations and
 // weights, input error errors and weights, weight gradient activations and errors. The shape's sizes are those of the arrays.
 bool packed_convolve_once(const struct packed_request *request, enum convolution_pass pass, const float *first,
                           const float *second, float *result, struct error *error);

@@ -4,8 +4,6 @@
 
 #include "kernels/packed.h"
 
-#define STRIP_PIXELS 256 // outputs kept in the first cache before they are stored
-
 // One operand that is a feature map.
 struct packed_map {
     int channels, height, width, blocks;
@@ -15,13 +13,13 @@ struct packed_map {
     uint8_t *pixels;         // blocks of channels; NULL if nobody reads them
     uint8_t *planes;         // [image][blocks * 16][padded_height][padded_width]; NULL if nobody reads them
     size_t plane_bytes;
-    int row_pitch;
-    size_t rows_plane; // bytes of a channel in `rows`
-    int8_t *rows;      // NULL for activations
+    int row_quads;
+    size_t quads_block; // bytes of a block in `quads`
+    int8_t *quads;      // NULL for activations
     struct mls_format format;
     struct mls_grouping grouping;
     float *maxima, *scales; // by group
-    float *plane_maxima;    // [images][channels]
+    float *plane_maxima;    // [images][blocks * 16]
     float *plane_scales;    // [images][blocks * 16]: the group scale of each plane, 1 where there is no channel
     int *plane_groups;      // [images][channels]: the group of each plane
     float tensor_scale;
@@ -32,12 +30,12 @@ struct packed_map {
 // tap, map pixel (j * stride, i * stride) + offset.
 struct phase {
     int first_y, first_x, step, rows, columns;
-    int taps;
+    int taps, run;          // run: struct convolve_job
     int32_t *tap_offsets;   // bytes
     int (*tap_weights)[4];  // window index ky * Kw + kx of each of a tap's 4 bytes (in planes), -1: none
     int8_t *weights;        // [output block][group][quad][tap][16][4]
     size_t weights_block;   // bytes of one output block
-    int32_t *corrections;   // [output block][group][16]
+    int32_t *starts;        // [output block][group][16]
 };
 
 // Forward or input error: reduces over `reduced` channels into `outputs` channels.
@@ -68,13 +66,8 @@ struct packed_convolution {
     int gradient_tasks, threads;
     float *gradient_totals;   // [task][taps][8][16]
     int64_t *gradient_sums;   // the same, where all images are one group; else NULL
-    struct convolve_scratch *scratch; // per thread, grown on demand
+    float *scratch;           // per thread: Sg_1 * Sg_2 of two output blocks, [2][groups][16]
     size_t memory;
-};
-
-struct convolve_scratch {
-    float strips[2][STRIP_PIXELS * BLOCK_CHANNELS];
-    float scales[]; // [2][groups][16]
 };
 
 static inline int minimum(int a, int b)
@@ -84,6 +77,6 @@ static inline int minimum(int a, int b)
 
 // packed_quantize_activations and packed_quantize_errors are this with one of the maps; `nearest` overrules the format.
 bool packed_quantize_map(struct packed_convolution *packed, struct packed_map *map, struct thread_pool *pool, int images,
-                         const float *x, const float *maxima, uint64_t tensor_key, bool nearest, struct error *error);
+                         const struct source *source, const float *maxima, uint64_t tensor_key, bool nearest, struct error *error);
 
 #endif

@@ -36,7 +36,7 @@ static float larger_maximum(float a, float b)
 struct map_work {
     struct packed_convolution *packed;
     struct packed_map *map;
-    const float *x;
+    const struct source *source;
     struct quantizer quantizer;
     uint64_t tensor_key;
 };
@@ -46,9 +46,26 @@ static void maxima_task(void *context, int image, int thread)
     (void)thread;
     struct map_work *work = context;
     struct packed_map *map = work->map;
-    size_t plane = (size_t)map->height * (size_t)map->width, first = (size_t)image * (size_t)map->channels;
-    for (int c = 0; c < map->channels; c++)
-        map->plane_maxima[first + (size_t)c] = maximum_of(work->x + (first + (size_t)c) * plane, plane);
+    size_t plane = (size_t)map->height * (size_t)map->width;
+    for (int block = 0; block < map->blocks; block++) {
+        struct source source = source_of_block(work->source, image, block, map->blocks, plane);
+        source_maxima(&source, plane, map->plane_maxima + ((size_t)image * (size_t)map->blocks + (size_t)block) * BLOCK_CHANNELS);
+    }
+}
+
+// Where a block of an image goes.
+static void set_targets(const struct packed_map *map, int image, int block, struct quantize_job *job)
+{
+    size_t number = (size_t)image * (size_t)map->blocks + (size_t)block;
+    job->plane_bytes = map->plane_bytes;
+    job->plane_pitch = map->padded_width;
+    if (map->planes)
+        job->planes = map->planes + number * BLOCK_CHANNELS * map->plane_bytes + (size_t)map->top * (size_t)map->padded_width + (size_t)map->left;
+    job->row_bytes = map->row_bytes;
+    if (map->pixels)
+        job->pixels = map->pixels + number * map->block_bytes + (size_t)map->top * map->row_bytes + (size_t)map->left * BLOCK_CHANNELS;
+    job->row_quads = map->row_quads;
+    if (map->quads) job->quads = map->quads + number * map->quads_block;
 }
 
 static void quantize_map_task(void *context, int task, int thread)
@@ -57,64 +74,62 @@ static void quantize_map_task(void *context, int task, int thread)
     struct map_work *work = context;
     struct packed_map *map = work->map;
     int image = task / map->blocks, block = task % map->blocks, first = block * BLOCK_CHANNELS;
-    size_t plane = (size_t)map->height * (size_t)map->width;
     size_t first_plane = (size_t)image * (size_t)map->channels + (size_t)first;
-    struct quantize_job job = {.quantizer = work->quantizer, .x = work->x + first_plane * plane,
-                               .channels = minimum(map->channels - first, BLOCK_CHANNELS), .height = map->height,
-                               .width = map->width, .plane = plane, .zero_point = map->zero_point,
-                               .row_bytes = map->row_bytes, .rows_plane = map->rows_plane, .row_pitch = map->row_pitch};
-    float *scales = map->plane_scales + ((size_t)image * (size_t)map->blocks + (size_t)block) * BLOCK_CHANNELS;
-    for (int c = 0; c < BLOCK_CHANNELS; c++)
-        scales[c] = c < job.channels ? map->scales[map->plane_groups[first_plane + (size_t)c]] : 1;
-    for (int c = 0; c < job.channels; c++) {
-        job.reciprocals[c] = map->tensor_scale > 0 ? 1.0f / (map->tensor_scale * scales[c]) : 0;
-        job.keys[c] = mls_plane_keys_of(work->tensor_key, first_plane + (uint64_t)c);
+    struct quantize_job job = {.quantizer = work->quantizer, .height = map->height, .width = map->width, .zero_point = map->zero_point};
+    job.source = source_of_block(work->source, image, block, map->blocks, (size_t)map->height * (size_t)map->width);
+    float *scales = map->plane_scales + (size_t)task * BLOCK_CHANNELS;
+    for (int c = 0; c < BLOCK_CHANNELS; c++) {
+        bool exists = first + c < map->channels;
+        scales[c] = exists ? map->scales[map->plane_groups[first_plane + (size_t)c]] : 1;
+        job.reciprocals[c] = exists && map->tensor_scale > 0 ? 1.0f / (map->tensor_scale * scales[c]) : 0;
+        if (!work->quantizer.stochastic) continue;
+        struct mls_plane_keys keys = mls_plane_keys_of(work->tensor_key, first_plane + (uint64_t)c);
+        job.first_keys[c] = keys.first;
+        job.second_keys[c] = keys.second;
     }
-    size_t halo_pixel = (size_t)map->top * (size_t)map->padded_width + (size_t)map->left;
-    size_t first_byte = ((size_t)image * (size_t)map->blocks + (size_t)block) * BLOCK_CHANNELS * map->plane_bytes;
-    if (map->planes) job.planes = map->planes + first_byte + halo_pixel;
-    job.plane_bytes = map->plane_bytes;
-    job.plane_pitch = map->padded_width;
-    if (map->pixels)
-        job.pixels = map->pixels + (size_t)image * map->image_bytes + (size_t)block * map->block_bytes +
-                 (size_t)map->top * map->row_bytes + (size_t)map->left * BLOCK_CHANNELS;
-    if (map->rows)
-        job.rows = map->rows + ((size_t)image * (size_t)map->blocks + (size_t)block) * BLOCK_CHANNELS * map->rows_plane;
+    set_targets(map, image, block, &job);
     work->packed->request.kernels->quantize_block(&job);
 }
 
-bool packed_quantize_map(struct packed_convolution *packed, struct packed_map *map, struct thread_pool *pool, int images,
-                         const float *x, const float *maxima, uint64_t tensor_key, bool nearest, struct error *error)
+static void group_maxima(struct packed_map *map, int images, int groups, const float *maxima)
 {
-    struct map_work work = {packed, map, x, quantizer_of(&map->format, nearest), tensor_key};
+    memset(map->maxima, 0, (size_t)groups * sizeof(float));
+    size_t stored = (size_t)map->blocks * BLOCK_CHANNELS;
+    for (int image = 0; image < images; image++)
+        for (int c = 0; c < map->channels; c++) {
+            float *group = &map->maxima[map->plane_groups[image * map->channels + c]];
+            *group = larger_maximum(maxima[(size_t)image * stored + (size_t)c], *group);
+        }
+}
+
+bool packed_quantize_map(struct packed_convolution *packed, struct packed_map *map, struct thread_pool *pool, int images,
+                         const struct source *source, const float *maxima, uint64_t tensor_key, bool nearest, struct error *error)
+{
+    struct map_work work = {packed, map, source, quantizer_of(&map->format, nearest), tensor_key};
     if (!maxima) {
         thread_pool_run(pool, images, maxima_task, &work);
         maxima = map->plane_maxima;
     }
     // The groups of images that did not come are not read by anyone.
     int groups = (map->grouping.blocks[0] == 1 ? 1 : images) * map->grouping.blocks[1];
-    memset(map->maxima, 0, (size_t)groups * sizeof(float));
-    for (int plane = 0; plane < images * map->channels; plane++) {
-        float *group = &map->maxima[map->plane_groups[plane]];
-        *group = larger_maximum(maxima[plane], *group);
-    }
+    group_maxima(map, images, groups, maxima);
     if (!mls_scales(&map->format, map->maxima, groups, &map->tensor_scale, map->scales))
-        return error_set(error, "%s to quantize: not a finite number", map->rows ? "the errors" : "the activations");
+        return error_set(error, "%s to quantize: not a finite number", map->quads ? "the errors" : "the activations");
     thread_pool_run(pool, images * map->blocks, quantize_map_task, &work);
     return true;
 }
 
 bool packed_quantize_activations(struct packed_convolution *packed, struct thread_pool *pool, int images,
-                                 const float *x, const float *maxima, uint64_t tensor_key, bool evaluation,
+                                 const struct source *source, const float *maxima, uint64_t tensor_key, bool evaluation,
                                  struct error *error)
 {
-    return packed_quantize_map(packed, &packed->activations, pool, images, x, maxima, tensor_key, evaluation, error);
+    return packed_quantize_map(packed, &packed->activations, pool, images, source, maxima, tensor_key, evaluation, error);
 }
 
-bool packed_quantize_errors(struct packed_convolution *packed, struct thread_pool *pool, int images, const float *x,
-                            const float *maxima, uint64_t tensor_key, struct error *error)
+bool packed_quantize_errors(struct packed_convolution *packed, struct thread_pool *pool, int images,
+                            const struct source *source, const float *maxima, uint64_t tensor_key, struct error *error)
 {
-    return packed_quantize_map(packed, &packed->errors, pool, images, x, maxima, tensor_key, false, error);
+    return packed_quantize_map(packed, &packed->errors, pool, images, source, maxima, tensor_key, false, error);
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -125,7 +140,6 @@ struct weight_work {
     const float *weights;
     struct quantizer quantizer;
     uint64_t tensor_key;
-    struct direction *direction;
 };
 
 static float weight_reciprocal(const struct packed_convolution *packed, int out, int in)
@@ -134,6 +148,16 @@ static float weight_reciprocal(const struct packed_convolution *packed, int out,
     return packed->weight_tensor_scale > 0 ? 1.0f / scale : 0;
 }
 
+// Where the group of input channel `in` ends.
+static int run_end(const struct packed_convolution *packed, int out, int in)
+{
+    const struct mls_grouping *g = &packed->weight_grouping;
+    int end = in + 1, group = mls_group_index(g, out, in);
+    while (end < packed->shape.in_channels && mls_group_index(g, out, end) == group) end++;
+    return end;
+}
+
+// One output channel. Neighbouring input channels of one group are one run.
 static void quantize_weights_task(void *context, int out, int thread)
 {
     (void)thread;
@@ -142,11 +166,12 @@ static void quantize_weights_task(void *context, int out, int thread)
     const struct convolution_shape *s = &packed->shape;
     const struct mls_format *format = &packed->request.formats[MLS_WEIGHT];
     int window = s->kernel_height * s->kernel_width;
-    for (int in = 0; in < s->in_channels; in++) {
+    for (int in = 0, end; in < s->in_channels; in = end) {
+        end = work->quantizer.stochastic ? in + 1 : run_end(packed, out, in);
         size_t plane = (size_t)out * (size_t)s->in_channels + (size_t)in, start = plane * (size_t)window;
         float reciprocal = weight_reciprocal(packed, out, in);
         if (!work->quantizer.stochastic) {
-            packed->request.kernels->quantize_run(&work->quantizer, work->weights + start, window, reciprocal,
+            packed->request.kernels->quantize_run(&work->quantizer, work->weights + start, (end - in) * window, reciprocal,
                                                   packed->weight_codes + start);
             continue;
         }
@@ -157,43 +182,50 @@ static void quantize_weights_task(void *context, int out, int thread)
     }
 }
 
-static int weight_code(const struct packed_convolution *packed, bool forward, int output, int reduced, int window)
+// Distances in weight_codes between neighbouring outputs and between neighbouring reduced channels of a direction.
+struct strides {
+    size_t output, reduced;
+};
+
+static struct strides strides_of(const struct packed_convolution *packed, const struct direction *d)
 {
     const struct convolution_shape *s = &packed->shape;
-    int out = forward ? output : reduced, in = forward ? reduced : output;
-    if (out >= s->out_channels || in >= s->in_channels) return 0;
-    size_t index = (size_t)out * (size_t)s->in_channels + (size_t)in;
-    return packed->weight_codes[index * (size_t)(s->kernel_height * s->kernel_width) + (size_t)window];
+    size_t window = (size_t)(s->kernel_height * s->kernel_width), out = (size_t)s->in_channels * window;
+    return d == &packed->forward ? (struct strides){out, window} : (struct strides){window, out};
+}
+
+// The 64 bytes of one quad and tap: 4 of each of 16 outputs, 0 where the group, the window or the outputs end.
+static void pack_dot_product(const struct packed_convolution *packed, const struct direction *d, const int window[4], int block,
+                             int group, int quad, int8_t to[64])
+{
+    struct strides strides = strides_of(packed, d);
+    int outputs = minimum(d->outputs - block * BLOCK_CHANNELS, BLOCK_CHANNELS);
+    const int8_t *codes = packed->weight_codes + (size_t)(block * BLOCK_CHANNELS) * strides.output;
+    memset(to, 0, 64);
+    for (int b = 0; b < 4; b++) {
+        int channel = d->planar ? quad : 4 * quad + b;
+        if (channel < d->group_first[group] || channel > d->group_last[group] || window[b] < 0) continue;
+        const int8_t *from = codes + (size_t)channel * strides.reduced + (size_t)window[b];
+        for (int i = 0; i < outputs; i++) to[4 * i + b] = from[(size_t)i * strides.output];
+    }
 }
 
 // One group of one output block of one phase, in the order in which the kernel reads it.
 static int8_t *pack_group(const struct packed_convolution *packed, const struct direction *d, const struct phase *phase,
                           int block, int group, int8_t *to, int32_t sums[BLOCK_CHANNELS])
 {
-    bool forward = d == &packed->forward;
     for (int quad = d->quad_first[group]; quad <= d->quad_last[group]; quad++)
-        for (int tap = 0; tap < phase->taps; tap++)
-            for (int i = 0; i < BLOCK_CHANNELS; i++)
-                for (int b = 0; b < 4; b++) {
-                    int channel = d->planar ? quad : 4 * quad + b, window = phase->tap_weights[tap][b];
-                    bool inside = channel >= d->group_first[group] && channel <= d->group_last[group] && window >= 0;
-                    int code = inside ? weight_code(packed, forward, block * BLOCK_CHANNELS + i, channel, window) : 0;
-                    sums[i] += code;
-                    *to++ = (int8_t)code;
-                }
+        for (int tap = 0; tap < phase->taps; tap++, to += 64) {
+            pack_dot_product(packed, d, phase->tap_weights[tap], block, group, quad, to);
+            for (int i = 0; i < BLOCK_CHANNELS; i++) sums[i] += to[4 * i] + to[4 * i + 1] + to[4 * i + 2] + to[4 * i + 3];
+        }
     return to;
 }
 
-static void pack_weights_task(void *context, int task, int thread)
+static void pack_block(const struct packed_convolution *packed, const struct direction *d, const struct phase *phase, int block)
 {
-    (void)thread;
-    struct weight_work *work = context;
-    const struct packed_convolution *packed = work->packed;
-    const struct direction *d = work->direction;
     bool forward = d == &packed->forward;
     int zero_point = forward ? packed->activations.zero_point : packed->errors.zero_point;
-    int block = task % d->output_blocks;
-    const struct phase *phase = &d->phases[task / d->output_blocks];
     int8_t *to = phase->weights + (size_t)block * phase->weights_block;
     for (int group = 0; group < d->groups; group++) {
         int32_t sums[BLOCK_CHANNELS] = {0};
@@ -201,11 +233,24 @@ static void pack_weights_task(void *context, int task, int thread)
         size_t at = ((size_t)block * (size_t)d->groups + (size_t)group) * BLOCK_CHANNELS;
         for (int i = 0; i < BLOCK_CHANNELS; i++) {
             int output = minimum(block * BLOCK_CHANNELS + i, d->outputs - 1), reduced = d->group_first[group];
-            phase->corrections[at + (size_t)i] = zero_point * sums[i];
+            phase->starts[at + (size_t)i] = -zero_point * sums[i];
             d->weight_scales[at + (size_t)i] = packed->weight_scales[mls_group_index(
                 &packed->weight_grouping, forward ? output : reduced, forward ? reduced : output)];
         }
     }
+}
+
+// Tasks: the output blocks of each phase, of forward and then of input error.
+static void pack_weights_task(void *context, int task, int thread)
+{
+    (void)thread;
+    const struct packed_convolution *packed = ((struct weight_work *)context)->packed;
+    const struct direction *d = &packed->forward;
+    if (task >= d->output_blocks) {
+        task -= d->output_blocks;
+        d = &packed->backward;
+    }
+    pack_block(packed, d, &d->phases[task / d->output_blocks], task % d->output_blocks);
 }
 
 static void weight_maxima(struct packed_convolution *packed, const float *weights)
@@ -215,14 +260,24 @@ static void weight_maxima(struct packed_convolution *packed, const float *weight
     size_t window = (size_t)(s->kernel_height * s->kernel_width);
     memset(packed->weight_maxima, 0, (size_t)grouping->blocks[0] * (size_t)grouping->blocks[1] * sizeof(float));
     for (int out = 0; out < s->out_channels; out++)
-        for (int in = 0; in < s->in_channels;) {
-            int group = mls_group_index(grouping, out, in), end = in + 1;
-            while (end < s->in_channels && mls_group_index(grouping, out, end) == group) end++;
+        for (int in = 0, end; in < s->in_channels; in = end) {
+            end = run_end(packed, out, in);
             size_t start = ((size_t)out * (size_t)s->in_channels + (size_t)in) * window;
             float maximum = maximum_of(weights + start, (size_t)(end - in) * window);
-            packed->weight_maxima[group] = larger_maximum(maximum, packed->weight_maxima[group]);
-            in = end;
+            float *group = &packed->weight_maxima[mls_group_index(grouping, out, in)];
+            *group = larger_maximum(maximum, *group);
         }
+}
+
+// Small layers are not worth waking the other threads.
+static void run(struct packed_convolution *packed, struct thread_pool *pool, int tasks, thread_task task, struct weight_work *work)
+{
+    const struct convolution_shape *s = &packed->shape;
+    if (s->out_channels * s->in_channels * s->kernel_height * s->kernel_width >= 8192) {
+        thread_pool_run(pool, tasks, task, work);
+        return;
+    }
+    for (int i = 0; i < tasks; i++) task(work, i, 0);
 }
 
 bool packed_quantize_weights(struct packed_convolution *packed, struct thread_pool *pool, const float *weights,
@@ -234,11 +289,10 @@ bool packed_quantize_weights(struct packed_convolution *packed, struct thread_po
     if (!mls_scales(format, packed->weight_maxima, grouping->blocks[0] * grouping->blocks[1],
                     &packed->weight_tensor_scale, packed->weight_scales))
         return error_set(error, "the weights to quantize: not a finite number");
-    struct weight_work work = {packed, weights, quantizer_of(format, evaluation), tensor_key, &packed->forward};
-    thread_pool_run(pool, packed->shape.out_channels, quantize_weights_task, &work);
-    thread_pool_run(pool, packed->forward.phase_count * packed->forward.output_blocks, pack_weights_task, &work);
-    if (!packed->request.for_training) return true;
-    work.direction = &packed->backward;
-    thread_pool_run(pool, packed->backward.phase_count * packed->backward.output_blocks, pack_weights_task, &work);
+    struct weight_work work = {packed, weights, quantizer_of(format, evaluation), tensor_key};
+    run(packed, pool, packed->shape.out_channels, quantize_weights_task, &work);
+    const struct direction *backward = &packed->backward;
+    int tasks = packed->forward.output_blocks + (packed->request.for_training ? backward->phase_count * backward->output_blocks : 0);
+    run(packed, pool, tasks, pack_weights_task, &work);
     return true;
 }

@@ -15,13 +15,14 @@ float mls_group_scale(const struct mls_format *format, float f)
 {
     int last = (1 << format->scale_exponent) - 1;
     if (last > 63) last = 63;
-    if (!(f > ldexpf(1.0f, -last))) return ldexpf(1.0f, -last);
-    int exponent;
-    float fraction = frexpf(f, &exponent); // f = fraction * 2^exponent, 1/2 <= fraction < 1
-    if (fraction == 0.5f) return f;        // a power of two
-    // f lies strictly between 2^(exponent - 1) and 2^exponent
-    if (format->scale_mantissa == 1 && fraction <= 0.75f) return ldexpf(0.75f, exponent);
-    return ldexpf(1.0f, exponent);
+    float smallest = ldexpf(1.0f, -last);
+    if (!(f > smallest)) return smallest;
+    // Up to the next number of scale_mantissa fraction bits; a carry out of the fraction goes to the exponent.
+    uint32_t bits, dropped = format->scale_mantissa ? 0x3fffff : 0x7fffff;
+    memcpy(&bits, &f, sizeof bits);
+    bits = (bits + dropped) & ~dropped;
+    memcpy(&f, &bits, sizeof f);
+    return f;
 }
 
 bool mls_scales(const struct mls_format *format, const float *maxima, int count, float *tensor_scale,

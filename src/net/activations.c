@@ -72,3 +72,14 @@ bool activation_is_nonnegative(enum activation activation)
 {
     return activation == ACTIVATION_RELU || activation == ACTIVATION_RELU6 || activation == ACTIVATION_LOGISTIC;
 }
+
+bool activation_piecewise(enum activation activation, enum piecewise *piecewise)
+{
+    switch (activation) {
+    case ACTIVATION_LINEAR: *piecewise = PIECEWISE_LINEAR; return true;
+    case ACTIVATION_RELU: *piecewise = PIECEWISE_RELU; return true;
+    case ACTIVATION_LEAKY: *piecewise = PIECEWISE_LEAKY; return true;
+    case ACTIVATION_RELU6: *piecewise = PIECEWISE_RELU6; return true;
+    default: *piecewise = PIECEWISE_LINEAR; return false;
+    }
+}

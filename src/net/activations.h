@@ -5,6 +5,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "kernels/source.h"
+
 enum activation {
     ACTIVATION_LINEAR, ACTIVATION_RELU, ACTIVATION_LEAKY, ACTIVATION_RELU6, ACTIVATION_LOGISTIC, ACTIVATION_TANH,
     ACTIVATION_ELU, ACTIVATION_SELU, ACTIVATION_LOGGY, ACTIVATION_RELIE, ACTIVATION_RAMP, ACTIVATION_PLSE,
@@ -17,6 +19,8 @@ enum activation {
 void activation_apply(enum activation activation, float *values, size_t count);
 // delta[i] *= f'(x), written in terms of the output y = f(x) as Darknet does.
 void activation_gradient(enum activation activation, const float *outputs, float *delta, size_t count);
+// Whether the activation is one that readers of a map can apply on the way (kernels/source.h); *piecewise is linear if not.
+bool activation_piecewise(enum activation activation, enum piecewise *piecewise);
 // true where no output can be negative, so that a quantized element needs no sign.
 bool activation_is_nonnegative(enum activation activation);
 

@@ -1,6 +1,6 @@
 // What a layer is. One layer type is one file under layers/ and one row in the table of layers/table.c.
 //
-// All feature maps are fp32, [images][channels][height][width].
+// All feature maps are fp32 and blocked (base/blocked.h): [images][blocks of 16 channels][height * width][16].
 #ifndef NET_LAYER_H
 #define NET_LAYER_H
 
@@ -8,8 +8,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/blocked.h"
 #include "base/error.h"
 #include "base/threads.h"
+#include "kernels/packed.h"
+#include "kernels/source.h"
 #include "net/cfg.h"
 #include "net/options.h"
 
@@ -17,9 +20,20 @@ struct shape {
     int channels, height, width;
 };
 
+static inline size_t shape_pixels(struct shape s)
+{
+    return (size_t)s.height * (size_t)s.width;
+}
+
+// Numbers of an image, and floats it takes in a blocked map.
 static inline size_t shape_size(struct shape s)
 {
-    return (size_t)s.channels * (size_t)s.height * (size_t)s.width;
+    return (size_t)s.channels * shape_pixels(s);
+}
+
+static inline size_t shape_stored(struct shape s)
+{
+    return blocked_channels(s.channels) * shape_pixels(s);
 }
 
 struct layer;
@@ -47,9 +61,13 @@ struct pass {
     float loss_scale;    // gradients are multiplied by this: 1 / images, and 1 / subdivisions where those accumulate
 };
 
-// A layer's result. `maximum` is [images][channels], the largest |value| of a plane; a layer that has it at
-// hand fills it and sets maximum_known in its forward pass (for `delta`: in the backward pass of the layer that
-// wrote it last), which spares the quantizer of the next layer a pass over memory. Otherwise leave it false.
+// A layer's result is `output`, or, where all readers can do the layer's last piece of work themselves as they read, only
+// the source of it (`deferred`; kernels/source.h). `output_maximum` is [images][blocked channels], the largest |value| of
+// each channel's plane; a layer that has it at hand fills it and sets output_maximum_known in its forward pass, which spares
+// the quantizer of the next layer a pass over memory.
+//
+// `delta` is dL/d(output). Layers may share one array for it: a [shortcut] passes the same numbers on to both inputs
+// (network.c, share_deltas).
 struct layer {
     const struct layer_type *type;
     struct network *network;
@@ -63,13 +81,25 @@ struct layer {
     struct shape input_shape;  // of inputs[0]
     struct shape output_shape; // set by create
 
-    float *output;             // [max_images] of output_shape; allocated by the network after create
-    float *output_maximum;     // [max_images][channels]
+    float *output;             // [max_images] of output_shape; allocated by the network after create; NULL if deferred
+    struct source source;      // the output for those that read sources; set by forward where deferred
+    float *output_maximum;     // [max_images][blocked channels]
     bool output_maximum_known;
     float *delta;              // dL/d(output), same size, allocated for training only; NULL where nothing flows back
-    bool output_nonnegative;   // set by create: no output is ever negative, so a quantized element needs no sign
+    bool shares_delta;         // the array is another layer's
     bool delta_written;        // a reader of the output has written delta in this backward pass
     bool needs_delta;          // some trainable parameter lies at or below this layer
+    int delta_writers, delta_written_count; // readers that write delta; those that did in this backward pass
+    bool delta_seen;           // the last writer called delta_ready for each image
+
+    // Set by create:
+    bool output_nonnegative;   // no output is ever negative, so a quantized element needs no sign
+    bool reads_sources;        // reads inputs by layer_input_source alone
+    bool reads_planar;         // as the first layer it reads network->input as it comes, [channels][pixels]
+    bool can_defer;            // can leave its output as a source
+    bool keeps_delta;          // backward leaves delta as it was
+    // If not NULL: called for each image by the last writer of delta, while that image is in the cache.
+    void (*delta_ready)(struct layer *layer, int image);
 
     size_t extra_memory;       // bytes the layer allocated itself, for `summary`
     double multiply_adds;      // per image, one forward pass, for `summary`
@@ -100,11 +130,20 @@ const struct layer_type *layer_type_find(const char *name); // by name or alias
 
 // --- helpers for layer files (network.c) ---
 
-// Values read by the layer: inputs[i]'s output, or the network's input.
+// Values read by the layer: inputs[i]'s output, or the network's input; and the same as a source (of the whole map).
 const float *layer_input(const struct layer *layer, int i);
+struct source layer_input_source(const struct layer *layer, int i);
 // Where dL/d(inputs[i]) goes: *accumulate says whether to add to it or to overwrite it (the first reader in a
 // backward pass overwrites). NULL: nobody needs it. Marks it as written and its maximum as unknown.
 float *layer_input_delta(struct layer *layer, int i, bool *accumulate);
+// The same for a layer that keeps the promise to call target.done, if there is a function in it, for each image when its
+// delta is complete.
+struct delta_target {
+    float *values; // NULL: nobody needs it
+    bool accumulate;
+    struct image_done done;
+};
+struct delta_target layer_delta_target(struct layer *layer, int i);
 // Resolves Darknet's layer references (negative: relative to this layer, else absolute); problems go to
 // diagnostics. Sets inputs, input_count and input_shape.
 bool layer_set_inputs(struct layer *layer, const int *references, int count, struct diagnostics *diagnostics);

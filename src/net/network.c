@@ -12,7 +12,13 @@
 
 const float *layer_input(const struct layer *layer, int i)
 {
-    return layer->inputs[i] ? layer->inputs[i]->output : layer->network->input;
+    return layer->inputs[i] ? layer->inputs[i]->output : layer->network->blocked_input;
+}
+
+struct source layer_input_source(const struct layer *layer, int i)
+{
+    const struct layer *input = layer->inputs[i];
+    return input && !input->output ? input->source : (struct source){.kind = SOURCE_PLAIN, .x = layer_input(layer, i)};
 }
 
 struct shape layer_input_shape(const struct layer *layer, int i)
@@ -26,7 +32,25 @@ float *layer_input_delta(struct layer *layer, int i, bool *accumulate)
     if (!input || !input->delta) return NULL;
     *accumulate = input->delta_written;
     input->delta_written = true;
+    input->delta_written_count++;
     return input->delta;
+}
+
+static void call_delta_ready(void *context, int image)
+{
+    struct layer *layer = context;
+    layer->delta_ready(layer, image);
+}
+
+struct delta_target layer_delta_target(struct layer *layer, int i)
+{
+    struct delta_target target = {0};
+    struct layer *input = layer->inputs[i];
+    target.values = layer_input_delta(layer, i, &target.accumulate);
+    if (!target.values || !input->delta_ready || input->delta_written_count < input->delta_writers) return target;
+    input->delta_seen = true;
+    target.done = (struct image_done){call_delta_ready, input};
+    return target;
 }
 
 bool layer_set_inputs(struct layer *layer, const int *references, int count, struct diagnostics *diagnostics)
@@ -203,24 +227,96 @@ static struct layer *layer_create(struct network *network, struct cfg_section *s
     return layer;
 }
 
-static bool layer_allocate_maps(struct layer *layer, struct diagnostics *diagnostics)
+static bool same_shape(struct shape a, struct shape b)
 {
-    struct network *network = layer->network;
-    for (int i = 0; i < layer->input_count; i++)
-        if (layer->inputs[i] && layer->inputs[i]->needs_delta) layer->needs_delta = true;
+    return a.channels == b.channels && a.height == b.height && a.width == b.width;
+}
+
+// A [shortcut] gives its error to both inputs. Its array can serve as theirs where nobody writes to it before its time:
+// for the first input, that reads it next, if the shortcut is its only reader; for the second if all its other readers come
+// before the first input, and that leaves the array as it is.
+static void share_deltas(struct network *network, struct layer *layer)
+{
+    if (strcmp(layer->type->name, "shortcut") != 0 || !layer->delta) return;
+    struct layer *first = layer->inputs[0], *second = layer->inputs[1];
+    if (first == second || !same_shape(first->output_shape, second->output_shape)) return;
+    bool only_reader = true, comes_last = true;
+    for (int i = 0; i < network->layer_count; i++) {
+        const struct layer *reader = network->layers[i];
+        for (int k = 0; k < reader->input_count; k++) {
+            if (reader == layer) continue;
+            only_reader &= reader->inputs[k] != first;
+            comes_last &= reader->inputs[k] != second || i <= first->index;
+        }
+    }
+    if (!only_reader || !first->needs_delta) return;
+    first->delta = layer->delta;
+    first->shares_delta = true;
+    if (!comes_last || !first->keeps_delta || !second->needs_delta || second->index >= first->index) return;
+    second->delta = layer->delta;
+    second->shares_delta = true;
+}
+
+static bool allocate_delta(struct network *network, struct layer *layer, struct diagnostics *diagnostics)
+{
     struct error error;
-    size_t size = shape_size(layer->output_shape), images = (size_t)network->max_images;
-    size_t planes = images * (size_t)layer->output_shape.channels;
-    // A quantizer or a kernel may read up to one vector past the end.
-    layer->output = memory_allocate(images * size + 64, sizeof(float), &error);
-    layer->output_maximum = memory_allocate(planes, sizeof(float), &error);
-    bool good = layer->output && layer->output_maximum;
-    if (good && network->for_training && layer->needs_delta)
-        good = (layer->delta = memory_allocate(images * size + 64, sizeof(float), &error)) != NULL;
+    if (!network->for_training || !layer->needs_delta) return true;
+    if (!layer->shares_delta)
+        layer->delta = memory_allocate((size_t)network->max_images * shape_stored(layer->output_shape), sizeof(float), &error);
+    if (!layer->delta)
+        diagnostics_add(diagnostics, layer->section->line, layer->section->name, "layer %d: %s", layer->index, error.message);
+    if (layer->delta) share_deltas(network, layer);
+    return layer->delta != NULL;
+}
+
+// The output is deferred where the layer can and all that read it can.
+static bool is_deferred(const struct network *network, const struct layer *layer)
+{
+    int readers = 0;
+    if (!layer->can_defer || layer == network->output_layer) return false;
+    for (int i = 0; i < network->layer_count; i++)
+        for (int k = 0; k < network->layers[i]->input_count; k++) {
+            if (network->layers[i]->inputs[k] != layer) continue;
+            if (!network->layers[i]->reads_sources) return false;
+            readers++;
+        }
+    return readers > 0;
+}
+
+static bool allocate_output(struct network *network, struct layer *layer, struct diagnostics *diagnostics)
+{
+    struct error error;
+    size_t images = (size_t)network->max_images;
+    if (!is_deferred(network, layer)) layer->output = memory_allocate(images * shape_stored(layer->output_shape), sizeof(float), &error);
+    layer->output_maximum = memory_allocate(images * blocked_channels(layer->output_shape.channels), sizeof(float), &error);
+    bool good = layer->output_maximum && (layer->output || is_deferred(network, layer));
     if (!good)
-        diagnostics_add(diagnostics, layer->section->line, layer->section->name, "layer %d: %s", layer->index,
-                        error.message);
+        diagnostics_add(diagnostics, layer->section->line, layer->section->name, "layer %d: %s", layer->index, error.message);
     return good;
+}
+
+// Outputs, errors, and the network's ends, when all layers are known.
+static bool allocate_maps(struct network *network, struct diagnostics *diagnostics)
+{
+    struct error error;
+    struct layer *first = network->layers[0];
+    size_t images = (size_t)network->max_images;
+    for (int i = 0; i < network->layer_count; i++)
+        for (int k = 0; k < network->layers[i]->input_count; k++) {
+            struct layer *layer = network->layers[i], *input = layer->inputs[k];
+            if (!input) continue;
+            if (input->needs_delta) layer->needs_delta = true;
+            input->delta_writers++;
+        }
+    for (int i = 0; i < network->layer_count; i++)
+        if (!allocate_output(network, network->layers[i], diagnostics)) return false;
+    for (int i = network->layer_count - 1; i >= 0; i--)
+        if (!allocate_delta(network, network->layers[i], diagnostics)) return false;
+    network->scores = memory_allocate(images * shape_size(network->output_layer->output_shape), sizeof(float), &error);
+    if (!first->reads_planar) network->blocked_input = memory_allocate(images * shape_stored(network->input_shape), sizeof(float), &error);
+    if (network->scores && (network->blocked_input || first->reads_planar)) return true;
+    diagnostics_add(diagnostics, 1, "net", "%s", error.message);
+    return false;
 }
 
 // Adds the layer of one section. false if its shape is not known, so that nothing can follow.
@@ -281,10 +377,8 @@ static bool add_layers(struct network *network, struct cfg *cfg, struct diagnost
         diagnostics_add(diagnostics, 1, "net", "no layer follows: expected at least one layer section");
         return false;
     }
-    for (int i = 0; i < network->layer_count; i++)
-        if (!layer_allocate_maps(network->layers[i], diagnostics)) return false;
     find_ends(network, diagnostics);
-    return diagnostics->count == before;
+    return diagnostics->count == before && allocate_maps(network, diagnostics);
 }
 
 static bool configure(struct network *network, const struct network_request *request, struct diagnostics *diagnostics)
@@ -351,7 +445,7 @@ static void layer_destroy(struct layer *layer)
     memory_release(layer->inputs);
     memory_release(layer->output);
     memory_release(layer->output_maximum);
-    memory_release(layer->delta);
+    if (!layer->shares_delta) memory_release(layer->delta);
     memory_release(layer);
 }
 
@@ -363,6 +457,8 @@ void network_destroy(struct network *network)
     memory_release(network->layers);
     memory_release(network->parameters);
     memory_release(network->scratch);
+    memory_release(network->blocked_input);
+    memory_release(network->scores);
     options_release(net_option_table, &network->settings);
     memory_release(network);
 }
@@ -381,10 +477,27 @@ static void lap_layer(struct network *network, const struct layer *layer, enum p
     profile_lap(network->profile, layer->index, part, 0, parts ? 0 : 4.0 * (double)values * network->max_images, false);
 }
 
+static void block_input_task(void *context, int image, int thread)
+{
+    (void)thread;
+    struct network *network = context;
+    blocked_from_planar(network->input + (size_t)image * shape_size(network->input_shape), network->input_shape.channels,
+                        shape_pixels(network->input_shape), network->blocked_input + (size_t)image * shape_stored(network->input_shape));
+}
+
+static void copy_scores(struct network *network, int images)
+{
+    const struct layer *layer = network->output_layer;
+    for (size_t n = 0; n < (size_t)images; n++)
+        blocked_to_planar(layer->output + n * shape_stored(layer->output_shape), layer->output_shape.channels,
+                          shape_pixels(layer->output_shape), network->scores + n * shape_size(layer->output_shape));
+}
+
 bool network_forward(struct network *network, const float *input, const struct pass *pass, struct error *error)
 {
     network->input = input;
     network->loss = 0;
+    if (network->blocked_input) thread_pool_run(pass->pool, pass->images, block_input_task, network);
     for (int i = 0; i < network->layer_count; i++) {
         struct layer *layer = network->layers[i];
         layer->output_maximum_known = false;
@@ -392,6 +505,7 @@ bool network_forward(struct network *network, const float *input, const struct p
             return error_prefix(error, "layer %d [%s], forward: ", i, layer->type->name);
         lap_layer(network, layer, PART_FORWARD);
     }
+    copy_scores(network, pass->images);
     if (pass->labels && !isfinite(network->loss))
         return error_set(error, "layer %d [%s], forward: the loss is not a finite number", network->loss_layer->index,
                          network->loss_layer->type->name);
@@ -400,7 +514,10 @@ bool network_forward(struct network *network, const float *input, const struct p
 
 bool network_backward(struct network *network, const struct pass *pass, struct error *error)
 {
-    for (int i = 0; i < network->layer_count; i++) network->layers[i]->delta_written = false;
+    for (int i = 0; i < network->layer_count; i++) {
+        network->layers[i]->delta_written = network->layers[i]->delta_seen = false;
+        network->layers[i]->delta_written_count = 0;
+    }
     for (int i = network->layer_count - 1; i >= 0; i--) {
         struct layer *layer = network->layers[i];
         bool has_error = layer->delta_written || layer == network->loss_layer;
@@ -423,5 +540,5 @@ void network_clear_gradients(struct network *network)
 const float *network_output(const struct network *network, int *classes)
 {
     *classes = (int)shape_size(network->output_layer->output_shape);
-    return network->output_layer->output;
+    return network->scores;
 }

@@ -29,7 +29,9 @@ struct network {
     int max_images;               // largest images of a pass
     bool for_training;
     struct shape input_shape;
-    const float *input;           // set by network_forward
+    const float *input;           // set by network_forward: [images][channels][height][width]
+    float *blocked_input;         // the same as a blocked map; NULL if no layer reads it so
+    float *scores;                // output of the output layer, [max_images][classes]
     int layer_count;
     struct layer **layers;
     int parameter_count;

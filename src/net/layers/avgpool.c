@@ -26,8 +26,7 @@ struct avgpool {
 
 struct work {
     struct layer *layer;
-    float *delta;
-    bool accumulate;
+    struct delta_target target;
 };
 
 static bool create(struct layer *layer, struct diagnostics *diagnostics)
@@ -63,22 +62,28 @@ static struct window window_of(const struct avgpool *pool, struct shape in, int 
                            right > in.width ? in.width : right};
 }
 
+// sum[16] += the pixels of one window of a block.
+static void add_window(const float *block, int width, struct window w, float sum[BLOCK_CHANNELS])
+{
+    for (int r = w.top; r < w.bottom; r++)
+        for (int k = w.left; k < w.right; k++)
+            for (int i = 0; i < BLOCK_CHANNELS; i++) sum[i] += block[(r * width + k) * BLOCK_CHANNELS + i];
+}
+
 static void forward_task(void *context, int image, int thread)
 {
     (void)thread;
     struct layer *layer = ((struct work *)context)->layer;
     const struct avgpool *pool = layer->state;
     struct shape in = layer->input_shape, out = layer->output_shape;
-    const float *input = layer_input(layer, 0) + (size_t)image * shape_size(in);
-    float *output = layer->output + (size_t)image * shape_size(out), share = 1.0f / (float)(pool->height * pool->width);
-    for (int c = 0; c < in.channels; c++, input += (size_t)in.height * (size_t)in.width)
+    const float *input = layer_input(layer, 0) + (size_t)image * shape_stored(in);
+    float *output = layer->output + (size_t)image * shape_stored(out), share = 1.0f / (float)(pool->height * pool->width);
+    for (int block = 0; block < blocked_count(in.channels); block++, input += shape_pixels(in) * BLOCK_CHANNELS)
         for (int y = 0; y < out.height; y++)
-            for (int x = 0; x < out.width; x++) {
-                struct window w = window_of(pool, in, y, x);
-                float sum = 0;
-                for (int r = w.top; r < w.bottom; r++)
-                    for (int k = w.left; k < w.right; k++) sum += input[r * in.width + k];
-                *output++ = sum * share;
+            for (int x = 0; x < out.width; x++, output += BLOCK_CHANNELS) {
+                float sum[BLOCK_CHANNELS] = {0};
+                add_window(input, in.width, window_of(pool, in, y, x), sum);
+                for (int i = 0; i < BLOCK_CHANNELS; i++) output[i] = sum[i] * share;
             }
 }
 
@@ -90,31 +95,35 @@ static bool forward(struct layer *layer, const struct pass *pass, struct error *
     return true;
 }
 
+static void spread_window(float *block, int width, struct window w, const float *error, float share)
+{
+    for (int r = w.top; r < w.bottom; r++)
+        for (int k = w.left; k < w.right; k++)
+            for (int i = 0; i < BLOCK_CHANNELS; i++) block[(r * width + k) * BLOCK_CHANNELS + i] += error[i] * share;
+}
+
 static void backward_task(void *context, int image, int thread)
 {
     (void)thread;
     const struct work *work = context;
     const struct avgpool *pool = work->layer->state;
     struct shape in = work->layer->input_shape, out = work->layer->output_shape;
-    const float *errors = work->layer->delta + (size_t)image * shape_size(out);
-    float *delta = work->delta + (size_t)image * shape_size(in), share = 1.0f / (float)(pool->height * pool->width);
-    if (!work->accumulate) memset(delta, 0, shape_size(in) * sizeof(float));
-    for (int c = 0; c < in.channels; c++, delta += (size_t)in.height * (size_t)in.width)
+    const float *errors = work->layer->delta + (size_t)image * shape_stored(out);
+    float *delta = work->target.values + (size_t)image * shape_stored(in), share = 1.0f / (float)(pool->height * pool->width);
+    if (!work->target.accumulate) memset(delta, 0, shape_stored(in) * sizeof(float));
+    for (int block = 0; block < blocked_count(in.channels); block++, delta += shape_pixels(in) * BLOCK_CHANNELS)
         for (int y = 0; y < out.height; y++)
-            for (int x = 0; x < out.width; x++) {
-                struct window w = window_of(pool, in, y, x);
-                float value = *errors++ * share;
-                for (int r = w.top; r < w.bottom; r++)
-                    for (int k = w.left; k < w.right; k++) delta[r * in.width + k] += value;
-            }
+            for (int x = 0; x < out.width; x++, errors += BLOCK_CHANNELS)
+                spread_window(delta, in.width, window_of(pool, in, y, x), errors, share);
+    if (work->target.done.function) work->target.done.function(work->target.done.context, image);
 }
 
 static bool backward(struct layer *layer, const struct pass *pass, struct error *error)
 {
     (void)error;
     struct work work = {.layer = layer};
-    work.delta = layer_input_delta(layer, 0, &work.accumulate);
-    if (work.delta) thread_pool_run(pass->pool, pass->images, backward_task, &work);
+    work.target = layer_delta_target(layer, 0);
+    if (work.target.values) thread_pool_run(pass->pool, pass->images, backward_task, &work);
     return true;
 }
 

@@ -24,7 +24,7 @@ static bool backward(struct layer *layer, const struct pass *pass, struct error 
     bool accumulate = false;
     float *input_delta = layer_input_delta(layer, 0, &accumulate);
     return batch_normalization_backward(layer->state, pass, layer_input(layer, 0), layer->output, ACTIVATION_LINEAR,
-                                        layer->delta, input_delta, accumulate, NULL, error);
+                                        layer->delta, input_delta, accumulate, error);
 }
 
 static void destroy(struct layer *layer)

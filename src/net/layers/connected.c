@@ -28,7 +28,9 @@ struct connected {
     bool normalize;
     struct parameter *weights, *bias;
     struct batch_normalization norm;
-    float *raw; // before batch normalization
+    float *raw;   // before batch normalization
+    float *input; // [images][inputs] in the order of the weights, [channels][pixels]; NULL where the map has it so
+    float *input_error;
 };
 
 static bool create(struct layer *layer, struct diagnostics *diagnostics)
@@ -48,6 +50,12 @@ static bool create(struct layer *layer, struct diagnostics *diagnostics)
     layer->output_shape = (struct shape){c->outputs, 1, 1};
     layer->output_nonnegative = activation_is_nonnegative(c->activation);
     layer->multiply_adds = (double)c->inputs * c->outputs;
+    if (shape_pixels(layer->input_shape) > 1) {
+        size_t count = (size_t)layer->network->max_images * inputs;
+        c->input = layer_allocate(layer, count, sizeof(float), diagnostics);
+        c->input_error = layer->network->for_training ? layer_allocate(layer, count, sizeof(float), diagnostics) : NULL;
+        if (!c->input || (layer->network->for_training && !c->input_error)) return false;
+    }
     const int dims[2] = {c->outputs, c->inputs};
     c->weights = layer_add_parameter(layer, "connected.weight", 2, dims, true, true, diagnostics);
     if (!c->weights) return false;
@@ -56,7 +64,7 @@ static bool create(struct layer *layer, struct diagnostics *diagnostics)
     struct random_stream stream = {random_key(layer->network->seed, 1, (uint64_t)layer->index, 0), 0};
     for (size_t i = 0; i < c->weights->count; i++) c->weights->value[i] = bound * (2 * random_uniform(&stream) - 1);
     if (c->normalize) {
-        c->raw = layer_allocate(layer, (size_t)layer->network->max_images * (size_t)c->outputs, sizeof(float), diagnostics);
+        c->raw = layer_allocate(layer, (size_t)layer->network->max_images * blocked_channels(c->outputs), sizeof(float), diagnostics);
         return c->raw && batch_normalization_create(&c->norm, layer, c->outputs, 1, diagnostics);
     }
     c->bias = layer_add_parameter(layer, "connected.bias", 1, dims, true, false, diagnostics);
@@ -65,39 +73,69 @@ static bool create(struct layer *layer, struct diagnostics *diagnostics)
     return true;
 }
 
+// The input as rows of numbers, *stride apart.
+static const float *input_rows(const struct layer *layer, int images, int *stride)
+{
+    const struct connected *c = layer->state;
+    struct shape in = layer->input_shape;
+    *stride = c->input ? c->inputs : (int)shape_stored(in);
+    if (!c->input) return layer_input(layer, 0);
+    for (size_t n = 0; n < (size_t)images; n++)
+        blocked_to_planar(layer_input(layer, 0) + n * shape_stored(in), in.channels, shape_pixels(in), c->input + n * shape_size(in));
+    return c->input;
+}
+
 static bool forward(struct layer *layer, const struct pass *pass, struct error *error)
 {
     struct connected *c = layer->state;
     float *z = c->normalize ? c->raw : layer->output;
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, pass->images, c->outputs, c->inputs, 1, layer_input(layer, 0),
-                c->inputs, c->weights->value, c->inputs, 0, z, c->outputs);
+    int stride, stored = (int)blocked_channels(c->outputs);
+    const float *input = input_rows(layer, pass->images, &stride);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, pass->images, c->outputs, c->inputs, 1, input, stride, c->weights->value,
+                c->inputs, 0, z, stored);
     if (c->normalize)
         return batch_normalization_forward(&c->norm, pass, z, false, c->activation, layer->output, NULL, error);
     for (int n = 0; n < pass->images; n++)
-        for (int i = 0; i < c->outputs; i++) z[(size_t)n * (size_t)c->outputs + (size_t)i] += c->bias->value[i];
-    activation_apply(c->activation, z, (size_t)pass->images * (size_t)c->outputs);
+        for (int i = 0; i < c->outputs; i++) z[(size_t)n * (size_t)stored + (size_t)i] += c->bias->value[i];
+    activation_apply(c->activation, z, (size_t)pass->images * (size_t)stored);
     return true;
+}
+
+static void pass_error_on(struct layer *layer, int images)
+{
+    struct connected *c = layer->state;
+    struct shape in = layer->input_shape;
+    bool accumulate = false;
+    float *delta = layer_input_delta(layer, 0, &accumulate), *rows = c->input ? c->input_error : delta;
+    if (!delta) return;
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, images, c->inputs, c->outputs, 1, layer->delta, (int)blocked_channels(c->outputs),
+                c->weights->value, c->inputs, accumulate && !c->input ? 1 : 0, rows, c->input ? c->inputs : (int)shape_stored(in));
+    for (size_t n = 0; c->input && n < (size_t)images; n++)
+        for (size_t i = 0; i < shape_size(in); i++) {
+            size_t pixels = shape_pixels(in);
+            float *to = &delta[n * shape_stored(in) + blocked_at(pixels, (int)(i / pixels), i % pixels)];
+            *to = accumulate ? *to + rows[n * shape_size(in) + i] : rows[n * shape_size(in) + i];
+        }
 }
 
 static bool backward(struct layer *layer, const struct pass *pass, struct error *error)
 {
     struct connected *c = layer->state;
+    size_t stored = blocked_channels(c->outputs);
     if (c->normalize) {
-        if (!batch_normalization_backward(&c->norm, pass, c->raw, layer->output, c->activation, layer->delta, layer->delta,
-                                          false, NULL, error))
+        if (!batch_normalization_backward(&c->norm, pass, c->raw, layer->output, c->activation, layer->delta, layer->delta, false, error))
             return false;
     } else {
-        activation_gradient(c->activation, layer->output, layer->delta, (size_t)pass->images * (size_t)c->outputs);
+        activation_gradient(c->activation, layer->output, layer->delta, (size_t)pass->images * stored);
         for (int n = 0; n < pass->images; n++)
-            for (int i = 0; i < c->outputs; i++) c->bias->gradient[i] += layer->delta[(size_t)n * (size_t)c->outputs + (size_t)i];
+            for (int i = 0; i < c->outputs; i++) c->bias->gradient[i] += layer->delta[(size_t)n * stored + (size_t)i];
     }
-    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, c->outputs, c->inputs, pass->images, 1, layer->delta, c->outputs,
-                layer_input(layer, 0), c->inputs, 1, c->weights->gradient, c->inputs);
-    bool accumulate = false;
-    float *delta = layer_input_delta(layer, 0, &accumulate);
-    if (delta)
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, pass->images, c->inputs, c->outputs, 1, layer->delta, c->outputs,
-                    c->weights->value, c->inputs, accumulate ? 1 : 0, delta, c->inputs);
+    // The rows of the forward pass are still there.
+    const float *input = c->input ? c->input : layer_input(layer, 0);
+    int stride = c->input ? c->inputs : (int)shape_stored(layer->input_shape);
+    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, c->outputs, c->inputs, pass->images, 1, layer->delta, (int)stored, input, stride, 1,
+                c->weights->gradient, c->inputs);
+    pass_error_on(layer, pass->images);
     return true;
 }
 
@@ -106,6 +144,8 @@ static void destroy(struct layer *layer)
     struct connected *c = layer->state;
     batch_normalization_destroy(&c->norm);
     memory_release(c->raw);
+    memory_release(c->input);
+    memory_release(c->input_error);
     memory_release(c);
 }
 

@@ -1,15 +1,20 @@
 // [convolutional]: z = conv(w, x); with batch_normalize=1 y = activation(scale * norm(z) + bias), otherwise
-// y = activation(z + bias). The three convolutions of training run in one of four ways, chosen when the layer is made:
+// y = activation(z + bias). The three convolutions of training run in one of these ways, chosen when the layer is made:
 //
 //   packed      MLS integers, fast kernels
+//   direct      mls=0: fp32, fast kernels
 //   reference   MLS integers, plain C: shapes that the fast kernels do not take
-//   simulated   MLS formats whose integers do not fit 8 bits: fp32 arithmetic on dequantized operands
-//   fp32        mls=0
+//   simulated   MLS formats whose integers do not fit 8 bits: fp32 arithmetic (CBLAS) on dequantized operands
+//   blas        mls=0, shapes that the direct kernels do not take (convolution groups): fp32, CBLAS
+//
+// The last three work on planar copies of the maps. The first two read sources (kernels/source.h): the batch normalization
+// and activation before them are done as they read.
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/memory.h"
+#include "kernels/direct.h"
 #include "kernels/packed.h"
 #include "net/batch_normalization.h"
 #include "net/float_convolution.h"
@@ -38,7 +43,7 @@ static const struct option_description options[] = {
 };
 // clang-format on
 
-enum mode { MODE_FLOAT, MODE_PACKED, MODE_REFERENCE, MODE_SIMULATED };
+enum mode { MODE_DIRECT, MODE_PACKED, MODE_REFERENCE, MODE_SIMULATED, MODE_BLAS };
 
 struct convolutional {
     enum mode mode;
@@ -46,17 +51,26 @@ struct convolutional {
     struct convolution_shape shape;
     struct mls_format formats[3];
     enum activation activation;
+    enum piecewise piecewise; // of the activation, if it is that
     bool normalize;
     struct parameter *weights, *bias;
     struct batch_normalization norm;
-    float *raw;             // z, [images][filters][plane]; NULL without batch normalization
-    float *error_maximum;   // [images][filters]
-    float *partial;         // of the fp32 weight gradient
+    float *raw;             // z, a map; NULL without batch normalization
     struct packed_convolution *packed;
-    struct mls_tensor quantized[3];  // reference and simulated, by operand
-    float *dequantized[3];           // simulated
-    float *scratch_error;            // reference: one input error; also the gradient
+    struct direct_convolution *direct;
+    // Planar modes:
+    float *planar_input, *planar_output; // x; z and the errors
+    float *planar_input_error;
+    float *partial;                      // of the fp32 weight gradient
+    struct mls_tensor quantized[3];      // reference and simulated, by operand
+    float *dequantized[3];               // simulated
+    float *scratch_gradient;             // reference
 };
+
+static bool reads_sources(const struct convolutional *c)
+{
+    return c->mode == MODE_PACKED || c->mode == MODE_DIRECT;
+}
 
 // ---------------------------------------------------------------------------------------------
 // Creation
@@ -72,7 +86,7 @@ static bool choose_mode(struct layer *layer, struct convolutional *c, const stru
             diagnostics_add(diagnostics, layer->section->line, layer->section->name, "%s", error.message);
             return false;
         }
-    c->mode = MODE_FLOAT;
+    c->mode = direct_supports(&c->shape) ? MODE_DIRECT : MODE_BLAS;
     if (!mls) return true;
     bool fits = mls_fits_int8(&c->formats[0]) && mls_fits_int8(&c->formats[1]) && mls_fits_int8(&c->formats[2]);
     c->mode = !fits                                                 ? MODE_SIMULATED
@@ -97,34 +111,66 @@ static bool add_parameters(struct layer *layer, struct convolutional *c, struct 
     return c->bias != NULL;
 }
 
-static bool allocate_mode(struct layer *layer, struct convolutional *c, struct diagnostics *diagnostics)
+static bool create_packed(struct layer *layer, struct convolutional *c, struct error *error)
+{
+    struct packed_request request = {.kernels = layer->network->kernels, .shape = c->shape,
+                                     .nonnegative = layer->inputs[0] && layer->inputs[0]->output_nonnegative,
+                                     .for_training = layer->network->for_training};
+    memcpy(request.formats, c->formats, sizeof request.formats);
+    c->packed = packed_create(&request, error);
+    if (c->packed) layer->extra_memory += packed_memory(c->packed);
+    return c->packed != NULL;
+}
+
+static bool create_direct(struct layer *layer, struct convolutional *c, struct error *error)
+{
+    struct direct_request request = {.kernels = layer->network->kernels, .shape = c->shape, .planar_input = !layer->inputs[0],
+                                     .for_training = layer->network->for_training};
+    c->direct = direct_create(&request, error);
+    if (c->direct) layer->extra_memory += direct_memory(c->direct);
+    layer->reads_planar = request.planar_input;
+    return c->direct != NULL;
+}
+
+static bool create_planar(struct layer *layer, struct convolutional *c, struct diagnostics *diagnostics)
 {
     struct network *network = layer->network;
-    struct error error;
-    if (c->mode == MODE_PACKED) {
-        struct packed_request request = {.kernels = network->kernels, .shape = c->shape,
-                                         .nonnegative = layer->inputs[0] && layer->inputs[0]->output_nonnegative,
-                                         .for_training = network->for_training};
-        memcpy(request.formats, c->formats, sizeof request.formats);
-        c->packed = packed_create(&request, &error);
-        if (c->packed)
-            layer->extra_memory += packed_memory(c->packed);
-        else
-            diagnostics_add(diagnostics, layer->section->line, layer->section->name, "%s", error.message);
-        return c->packed != NULL;
-    }
     size_t images = (size_t)network->max_images;
     size_t sizes[3] = {c->weights->count, images * shape_size(layer->input_shape), images * shape_size(layer->output_shape)};
+    bool good = (c->planar_input = layer_allocate(layer, sizes[1], sizeof(float), diagnostics)) != NULL &&
+                (c->planar_output = layer_allocate(layer, sizes[2], sizeof(float), diagnostics)) != NULL;
+    if (good && network->for_training)
+        good = (c->planar_input_error = layer_allocate(layer, sizes[1], sizeof(float), diagnostics)) != NULL;
+    if (good && c->mode == MODE_REFERENCE)
+        return (c->scratch_gradient = layer_allocate(layer, sizes[0], sizeof(float), diagnostics)) != NULL;
     network_request_scratch(network, float_convolution_scratch(&c->shape));
-    if (network->for_training && c->mode != MODE_REFERENCE)
-        c->partial = layer_allocate(layer, float_convolution_partial(&c->shape), sizeof(float), diagnostics);
-    for (int k = 0; k < 3 && c->mode == MODE_SIMULATED; k++)
-        if (!(c->dequantized[k] = layer_allocate(layer, sizes[k], sizeof(float), diagnostics))) return false;
-    if (c->mode == MODE_REFERENCE) {
-        size_t most = sizes[0] > sizes[1] ? sizes[0] : sizes[1];
-        if (!(c->scratch_error = layer_allocate(layer, most, sizeof(float), diagnostics))) return false;
-    }
-    return c->partial || !network->for_training || c->mode == MODE_REFERENCE;
+    if (good && network->for_training)
+        good = (c->partial = layer_allocate(layer, float_convolution_partial(&c->shape), sizeof(float), diagnostics)) != NULL;
+    for (int k = 0; k < 3 && good && c->mode == MODE_SIMULATED; k++)
+        good = (c->dequantized[k] = layer_allocate(layer, sizes[k], sizeof(float), diagnostics)) != NULL;
+    return good;
+}
+
+static bool create_mode(struct layer *layer, struct convolutional *c, struct diagnostics *diagnostics)
+{
+    struct error error;
+    if (!reads_sources(c)) return create_planar(layer, c, diagnostics);
+    bool good = c->mode == MODE_PACKED ? create_packed(layer, c, &error) : create_direct(layer, c, &error);
+    if (!good) diagnostics_add(diagnostics, layer->section->line, layer->section->name, "%s", error.message);
+    return good;
+}
+
+static void delta_ready(struct layer *layer, int image);
+
+// What the layer can do for its neighbours (net/layer.h).
+static void set_abilities(struct layer *layer, struct convolutional *c)
+{
+    bool simple = activation_piecewise(c->activation, &c->piecewise) && c->normalize;
+    layer->output_nonnegative = activation_is_nonnegative(c->activation);
+    layer->reads_sources = reads_sources(c);
+    layer->can_defer = simple;
+    layer->keeps_delta = simple && reads_sources(c);
+    layer->delta_ready = simple ? delta_ready : NULL;
 }
 
 static bool create(struct layer *layer, struct diagnostics *diagnostics)
@@ -147,15 +193,13 @@ static bool create(struct layer *layer, struct diagnostics *diagnostics)
         return false;
     }
     layer->output_shape = (struct shape){settings->filters, c->shape.out_height, c->shape.out_width};
-    layer->output_nonnegative = activation_is_nonnegative(c->activation);
     layer->multiply_adds = convolution_multiply_adds(&c->shape) / c->shape.images;
-    size_t maps = (size_t)layer->network->max_images, size = shape_size(layer->output_shape);
-    if (!choose_mode(layer, c, settings, diagnostics) || !add_parameters(layer, c, diagnostics) ||
-        !allocate_mode(layer, c, diagnostics))
+    if (!choose_mode(layer, c, settings, diagnostics) || !add_parameters(layer, c, diagnostics) || !create_mode(layer, c, diagnostics))
         return false;
-    c->error_maximum = layer_allocate(layer, maps * (size_t)settings->filters, sizeof(float), diagnostics);
-    if (c->normalize) c->raw = layer_allocate(layer, maps * size + 64, sizeof(float), diagnostics);
-    return c->error_maximum && (c->raw || !c->normalize);
+    set_abilities(layer, c);
+    if (!c->normalize) return true;
+    size_t stored = (size_t)layer->network->max_images * shape_stored(layer->output_shape);
+    return (c->raw = layer_allocate(layer, stored, sizeof(float), diagnostics)) != NULL;
 }
 
 static void release_quantized(struct convolutional *c)
@@ -168,11 +212,14 @@ static void destroy(struct layer *layer)
     struct convolutional *c = layer->state;
     batch_normalization_destroy(&c->norm);
     packed_destroy(c->packed);
+    direct_destroy(c->direct);
     release_quantized(c);
     for (int k = 0; k < 3; k++) memory_release(c->dequantized[k]);
-    memory_release(c->scratch_error);
+    memory_release(c->planar_input);
+    memory_release(c->planar_output);
+    memory_release(c->planar_input_error);
+    memory_release(c->scratch_gradient);
     memory_release(c->raw);
-    memory_release(c->error_maximum);
     memory_release(c->partial);
     memory_release(c);
 }
@@ -195,18 +242,147 @@ static void describe(const struct layer *layer, char *text, size_t size)
     const struct convolutional *c = layer->state;
     char formats[96] = "";
     describe_formats(c, formats, sizeof formats);
-    const char *suffix[] = {"", "", " plain C", " simulated"};
+    static const char *const suffix[] = {"", "", " plain C", " simulated", ""};
+    bool mls = c->mode != MODE_DIRECT && c->mode != MODE_BLAS;
     snprintf(text, size, "%dx%d/%d%s %s%s%s", c->shape.kernel_height, c->shape.kernel_width, c->shape.stride,
-             c->shape.groups > 1 ? " grouped" : "", c->mode == MODE_FLOAT ? "fp32" : "MLS ",
-             c->mode == MODE_FLOAT ? "" : formats, suffix[c->mode]);
+             c->shape.groups > 1 ? " grouped" : "", mls ? "MLS " : "fp32", mls ? formats : "", suffix[c->mode]);
 }
 
 // ---------------------------------------------------------------------------------------------
-// The convolutions, by mode
+// Sources and sums
 
 static uint64_t key_of(const struct layer *layer, const struct pass *pass, enum mls_operand operand)
 {
     return random_key(pass->seed, pass->step, (uint64_t)layer->index, (uint64_t)operand);
+}
+
+static struct source input_source(const struct layer *layer)
+{
+    if (layer->reads_planar) return (struct source){.kind = SOURCE_PLAIN, .x = layer->network->input};
+    return layer_input_source(layer, 0);
+}
+
+static const float *known_maximum(const struct layer *layer)
+{
+    const struct layer *input = layer->inputs[0];
+    return input && input->output_maximum_known ? input->output_maximum : NULL;
+}
+
+// The errors dL/dz, where backward did not write them to delta.
+static struct source error_source(const struct layer *layer)
+{
+    const struct convolutional *c = layer->state;
+    if (layer->keeps_delta) return batch_normalization_error_source(&c->norm, c->raw, layer->delta, c->piecewise);
+    return (struct source){.kind = SOURCE_PLAIN, .x = layer->delta};
+}
+
+static void sum_image(void *context, int image)
+{
+    struct convolutional *c = context;
+    batch_normalization_sum_image(&c->norm, c->raw, image);
+}
+
+static void delta_ready(struct layer *layer, int image)
+{
+    struct convolutional *c = layer->state;
+    batch_normalization_sum_error_image(&c->norm, c->raw, layer->delta, c->piecewise, image);
+}
+
+// Ends a part of the step: `inputs` arrays of the input's size and `outputs` of the output's were read or written, 4 bytes
+// an element.
+static void lap(const struct layer *layer, const struct pass *pass, enum profile_part part, double inputs, double outputs)
+{
+    const struct convolutional *c = layer->state;
+    bool convolution = part == PART_CONVOLVE || part == PART_WEIGHT_GRADIENT || part == PART_INPUT_ERROR;
+    double bytes = 4 * pass->images * (inputs * (double)shape_size(layer->input_shape) + outputs * (double)shape_size(layer->output_shape));
+    profile_lap(layer->network->profile, layer->index, part, convolution ? layer->multiply_adds * pass->images : 0, bytes,
+                c->mode == MODE_PACKED);
+}
+
+// Arrays that are read for a source.
+static double arrays_of(const struct source *source)
+{
+    return source->kind == SOURCE_ERROR ? 2 : 1;
+}
+
+// ---------------------------------------------------------------------------------------------
+// Packed
+
+static bool forward_packed(struct layer *layer, const struct pass *pass, float *z, struct image_done done, struct error *error)
+{
+    struct convolutional *c = layer->state;
+    bool evaluation = !pass->training;
+    struct source input = input_source(layer);
+    if (!packed_quantize_weights(c->packed, pass->pool, c->weights->value, key_of(layer, pass, MLS_WEIGHT), evaluation, error))
+        return false;
+    lap(layer, pass, PART_QUANTIZE_WEIGHTS, 0, 0);
+    if (!packed_quantize_activations(c->packed, pass->pool, pass->images, &input, known_maximum(layer),
+                                     key_of(layer, pass, MLS_ACTIVATION), evaluation, error))
+        return false;
+    lap(layer, pass, PART_QUANTIZE_ACTIVATIONS, known_maximum(layer) ? 1.25 : 2.25, 0);
+    packed_forward(c->packed, pass->pool, pass->images, z, done);
+    lap(layer, pass, PART_CONVOLVE, 0.25, 1);
+    return true;
+}
+
+static bool backward_packed(struct layer *layer, const struct pass *pass, struct delta_target target, struct error *error)
+{
+    struct convolutional *c = layer->state;
+    struct source errors = error_source(layer);
+    if (!packed_quantize_errors(c->packed, pass->pool, pass->images, &errors, NULL, key_of(layer, pass, MLS_ERROR), error)) return false;
+    lap(layer, pass, PART_QUANTIZE_ERRORS, 0, 2 * arrays_of(&errors) + 0.5);
+    packed_weight_gradient(c->packed, pass->pool, pass->images, c->weights->gradient);
+    lap(layer, pass, PART_WEIGHT_GRADIENT, 0.25, 0.25);
+    if (!target.values) return true;
+    packed_input_error(c->packed, pass->pool, pass->images, target.values, target.accumulate, target.done);
+    lap(layer, pass, PART_INPUT_ERROR, target.accumulate ? 2 : 1, 0.25);
+    return true;
+}
+
+// ---------------------------------------------------------------------------------------------
+// Direct
+
+static bool forward_direct(struct layer *layer, const struct pass *pass, float *z, struct image_done done, struct error *error)
+{
+    struct convolutional *c = layer->state;
+    struct source input = input_source(layer);
+    if (!direct_forward(c->direct, pass->pool, pass->images, c->weights->value, &input, z, done, error)) return false;
+    lap(layer, pass, PART_CONVOLVE, 1, 1);
+    return true;
+}
+
+static bool backward_direct(struct layer *layer, const struct pass *pass, struct delta_target target)
+{
+    struct convolutional *c = layer->state;
+    struct source input = input_source(layer), errors = error_source(layer);
+    direct_weight_gradient(c->direct, pass->pool, pass->images, &input, &errors, c->weights->gradient);
+    lap(layer, pass, PART_WEIGHT_GRADIENT, 1, arrays_of(&errors));
+    if (!target.values) return true;
+    direct_input_error(c->direct, pass->pool, pass->images, &errors, target.values, target.accumulate, target.done);
+    lap(layer, pass, PART_INPUT_ERROR, target.accumulate ? 2 : 1, arrays_of(&errors));
+    return true;
+}
+
+// ---------------------------------------------------------------------------------------------
+// Planar
+
+static void to_planar(const float *map, struct shape shape, int images, float *planar)
+{
+    for (size_t n = 0; n < (size_t)images; n++)
+        blocked_to_planar(map + n * shape_stored(shape), shape.channels, shape_pixels(shape), planar + n * shape_size(shape));
+}
+
+// map[images] = the planar values, or += them.
+static void from_planar(const float *planar, struct shape shape, int images, float *map, bool accumulate)
+{
+    size_t pixels = shape_pixels(shape);
+    for (size_t n = 0; n < (size_t)images; n++)
+        for (int k = 0; k < shape.channels; k++)
+            for (size_t p = 0; p < pixels; p++) {
+                float *to = &map[n * shape_stored(shape) + blocked_at(pixels, k, p)];
+                *to = accumulate ? *to + *planar : *planar;
+                planar++;
+            }
 }
 
 static struct float_convolution float_convolution_of(const struct layer *layer, const struct pass *pass)
@@ -218,9 +394,7 @@ static struct float_convolution float_convolution_of(const struct layer *layer, 
     return f;
 }
 
-// Quantizes one operand for the reference and simulated modes.
-static bool quantize(struct layer *layer, const struct pass *pass, enum mls_operand operand, const float *values,
-                     struct error *error)
+static bool quantize(struct layer *layer, const struct pass *pass, enum mls_operand operand, const float *values, struct error *error)
 {
     static const char *const names[] = {"weights: ", "activations: ", "errors: "};
     struct convolutional *c = layer->state;
@@ -238,125 +412,57 @@ static bool quantize(struct layer *layer, const struct pass *pass, enum mls_oper
     return true;
 }
 
-static const float *known_maximum(const struct layer *layer)
-{
-    const struct layer *input = layer->inputs[0];
-    return input && input->output_maximum_known ? input->output_maximum : NULL;
-}
-
-static void sum_image(void *context, int image, const float *output)
-{
-    struct convolutional *c = context;
-    batch_normalization_sum_image(&c->norm, image, output);
-}
-
-// Ends a part of the step: `inputs` arrays of the input's size and `outputs` of the output's were read or written, 4 bytes an element.
-static void lap(const struct layer *layer, const struct pass *pass, enum profile_part part, double inputs, double outputs)
-{
-    const struct convolutional *c = layer->state;
-    bool convolution = part == PART_CONVOLVE || part == PART_WEIGHT_GRADIENT || part == PART_INPUT_ERROR;
-    double bytes = 4 * pass->images * (inputs * (double)shape_size(layer->input_shape) + outputs * (double)shape_size(layer->output_shape));
-    profile_lap(layer->network->profile, layer->index, part, convolution ? layer->multiply_adds * pass->images : 0, bytes,
-                c->mode == MODE_PACKED);
-}
-
-static bool convolve_packed(struct layer *layer, const struct pass *pass, float *z, bool sums, struct error *error)
+static bool forward_planar(struct layer *layer, const struct pass *pass, float *z, struct error *error)
 {
     struct convolutional *c = layer->state;
-    bool evaluation = !pass->training;
-    if (!packed_quantize_weights(c->packed, pass->pool, c->weights->value, key_of(layer, pass, MLS_WEIGHT), evaluation,
-                                 error))
-        return false;
-    lap(layer, pass, PART_QUANTIZE_WEIGHTS, 0, 0);
-    if (!packed_quantize_activations(c->packed, pass->pool, pass->images, layer_input(layer, 0), known_maximum(layer),
-                                     key_of(layer, pass, MLS_ACTIVATION), evaluation, error))
-        return false;
-    lap(layer, pass, PART_QUANTIZE_ACTIVATIONS, 1.25, 0);
-    packed_forward(c->packed, pass->pool, pass->images, z, sums ? sum_image : NULL, c);
-    lap(layer, pass, PART_CONVOLVE, 0.25, 1);
-    return true;
-}
-
-// z = conv(weights, input). *sums: wanted; afterwards whether the sums of batch normalization are there.
-static bool convolve(struct layer *layer, const struct pass *pass, float *z, bool *sums, struct error *error)
-{
-    struct convolutional *c = layer->state;
-    if (c->mode == MODE_PACKED) return convolve_packed(layer, pass, z, *sums, error);
-    *sums = false;
     struct float_convolution f = float_convolution_of(layer, pass);
-    if (c->mode == MODE_FLOAT) {
-        float_convolve_forward(&f, c->weights->value, layer_input(layer, 0), z);
-        lap(layer, pass, PART_CONVOLVE, 1, 1);
-        return true;
-    }
-    if (!quantize(layer, pass, MLS_WEIGHT, c->weights->value, error) ||
-        !quantize(layer, pass, MLS_ACTIVATION, layer_input(layer, 0), error))
+    to_planar(layer_input(layer, 0), layer->input_shape, pass->images, c->planar_input);
+    if (c->mode != MODE_BLAS && (!quantize(layer, pass, MLS_WEIGHT, c->weights->value, error) ||
+                                 !quantize(layer, pass, MLS_ACTIVATION, c->planar_input, error)))
         return false;
-    if (c->mode == MODE_SIMULATED)
-        float_convolve_forward(&f, c->dequantized[MLS_WEIGHT], c->dequantized[MLS_ACTIVATION], z);
+    if (c->mode == MODE_BLAS)
+        float_convolve_forward(&f, c->weights->value, c->planar_input, c->planar_output);
+    else if (c->mode == MODE_SIMULATED)
+        float_convolve_forward(&f, c->dequantized[MLS_WEIGHT], c->dequantized[MLS_ACTIVATION], c->planar_output);
     else
-        mls_convolution_forward(&f.shape, &c->quantized[MLS_WEIGHT], &c->quantized[MLS_ACTIVATION], z);
+        mls_convolution_forward(&f.shape, &c->quantized[MLS_WEIGHT], &c->quantized[MLS_ACTIVATION], c->planar_output);
+    from_planar(c->planar_output, layer->output_shape, pass->images, z, false);
+    lap(layer, pass, PART_CONVOLVE, 1, 1);
     return true;
 }
 
-static bool backward_packed(struct layer *layer, const struct pass *pass, bool maxima_known, float *input_delta,
-                            bool accumulate, struct error *error)
-{
-    struct convolutional *c = layer->state;
-    if (!packed_quantize_errors(c->packed, pass->pool, pass->images, layer->delta, maxima_known ? c->error_maximum : NULL,
-                                key_of(layer, pass, MLS_ERROR), error))
-        return false;
-    lap(layer, pass, PART_QUANTIZE_ERRORS, 0, 1.5);
-    packed_weight_gradient(c->packed, pass->pool, pass->images, c->weights->gradient);
-    lap(layer, pass, PART_WEIGHT_GRADIENT, 0.25, 0.25);
-    if (!input_delta) return true;
-    packed_input_error(c->packed, pass->pool, pass->images, input_delta, accumulate);
-    lap(layer, pass, PART_INPUT_ERROR, accumulate ? 2 : 1, 0.25);
-    return true;
-}
-
-static void add(float *to, const float *from, size_t count)
-{
-    for (size_t i = 0; i < count; i++) to[i] += from[i];
-}
-
-static bool backward_reference(struct layer *layer, const struct pass *pass, float *input_delta, bool accumulate,
-                               struct error *error)
+static void backward_reference(struct layer *layer, const struct pass *pass, bool input_error_wanted)
 {
     struct convolutional *c = layer->state;
     struct convolution_shape shape = c->shape;
     shape.images = pass->images;
-    if (!quantize(layer, pass, MLS_ERROR, layer->delta, error)) return false;
-    mls_convolution_weight_gradient(&shape, &c->quantized[MLS_ACTIVATION], &c->quantized[MLS_ERROR], c->scratch_error);
-    add(c->weights->gradient, c->scratch_error, c->weights->count);
-    if (!input_delta) return true;
-    float *to = accumulate ? c->scratch_error : input_delta;
-    mls_convolution_input_error(&shape, &c->quantized[MLS_WEIGHT], &c->quantized[MLS_ERROR], to);
-    if (accumulate) add(input_delta, to, (size_t)pass->images * shape_size(layer->input_shape));
-    return true;
+    mls_convolution_weight_gradient(&shape, &c->quantized[MLS_ACTIVATION], &c->quantized[MLS_ERROR], c->scratch_gradient);
+    for (size_t i = 0; i < c->weights->count; i++) c->weights->gradient[i] += c->scratch_gradient[i];
+    if (input_error_wanted)
+        mls_convolution_input_error(&shape, &c->quantized[MLS_WEIGHT], &c->quantized[MLS_ERROR], c->planar_input_error);
 }
 
-// From layer->delta = dL/dz.
-static bool convolve_backward(struct layer *layer, const struct pass *pass, bool maxima_known, struct error *error)
+static bool backward_planar(struct layer *layer, const struct pass *pass, struct delta_target target, struct error *error)
 {
     struct convolutional *c = layer->state;
-    bool accumulate = false;
-    float *input_delta = layer_input_delta(layer, 0, &accumulate);
-    if (c->mode == MODE_PACKED) return backward_packed(layer, pass, maxima_known, input_delta, accumulate, error);
-    if (c->mode == MODE_REFERENCE) return backward_reference(layer, pass, input_delta, accumulate, error);
     struct float_convolution f = float_convolution_of(layer, pass);
-    const float *weights = c->weights->value, *input = layer_input(layer, 0), *errors = layer->delta;
+    const float *weights = c->weights->value, *input = c->planar_input, *errors = c->planar_output;
+    to_planar(layer->delta, layer->output_shape, pass->images, c->planar_output);
+    if (c->mode != MODE_BLAS && !quantize(layer, pass, MLS_ERROR, c->planar_output, error)) return false;
     if (c->mode == MODE_SIMULATED) {
-        if (!quantize(layer, pass, MLS_ERROR, layer->delta, error)) return false;
         weights = c->dequantized[MLS_WEIGHT];
         input = c->dequantized[MLS_ACTIVATION];
         errors = c->dequantized[MLS_ERROR];
     }
-    float_convolve_weight_gradient(&f, input, errors, c->weights->gradient);
+    if (c->mode == MODE_REFERENCE) {
+        backward_reference(layer, pass, target.values);
+    } else {
+        float_convolve_weight_gradient(&f, input, errors, c->weights->gradient);
+        if (target.values) float_convolve_input_error(&f, weights, errors, c->planar_input_error, false);
+    }
     lap(layer, pass, PART_WEIGHT_GRADIENT, 1, 1);
-    if (!input_delta) return true;
-    float_convolve_input_error(&f, weights, errors, input_delta, accumulate);
-    lap(layer, pass, PART_INPUT_ERROR, accumulate ? 2 : 1, 1);
+    if (target.values) from_planar(c->planar_input_error, layer->input_shape, pass->images, target.values, target.accumulate);
+    for (int image = 0; target.done.function && image < pass->images; image++) target.done.function(target.done.context, image);
     return true;
 }
 
@@ -373,58 +479,96 @@ static void bias_task(void *context, int image, int thread)
     (void)thread;
     struct layer *layer = ((struct bias_work *)context)->layer;
     struct convolutional *c = layer->state;
-    size_t plane = (size_t)c->shape.out_height * (size_t)c->shape.out_width, size = shape_size(layer->output_shape);
-    float *output = layer->output + (size_t)image * size;
+    size_t pixels = shape_pixels(layer->output_shape), stored = shape_stored(layer->output_shape);
+    float *output = layer->output + (size_t)image * stored;
     for (int k = 0; k < c->shape.out_channels; k++)
-        for (size_t i = 0; i < plane; i++) output[(size_t)k * plane + i] += c->bias->value[k];
-    activation_apply(c->activation, output, size);
+        for (size_t p = 0; p < pixels; p++) output[blocked_at(pixels, k, p)] += c->bias->value[k];
+    activation_apply(c->activation, output, stored);
+}
+
+// Without batch normalization the output is what the convolution wrote.
+static bool finish_forward(struct layer *layer, const struct pass *pass, bool sums_known, struct error *error)
+{
+    struct convolutional *c = layer->state;
+    if (!c->normalize) {
+        thread_pool_run(pass->pool, pass->images, bias_task, &(struct bias_work){layer, pass});
+        return true;
+    }
+    layer->output_maximum_known = true;
+    if (layer->output) {
+        if (!batch_normalization_forward(&c->norm, pass, c->raw, sums_known, c->activation, layer->output, layer->output_maximum, error))
+            return false;
+    } else {
+        for (int image = 0; !sums_known && image < pass->images; image++) sum_image(c, image);
+        if (!batch_normalization_statistics(&c->norm, pass, error)) return false;
+        batch_normalization_maxima(&c->norm, pass->images, c->piecewise, layer->output_maximum);
+        layer->source = batch_normalization_source(&c->norm, c->raw, c->piecewise);
+    }
+    lap(layer, pass, PART_NORMALIZE, 0, layer->output ? 2 : 0);
+    return true;
 }
 
 static bool forward(struct layer *layer, const struct pass *pass, struct error *error)
 {
     struct convolutional *c = layer->state;
-    bool sums = c->normalize && pass->training;
-    if (!convolve(layer, pass, c->normalize ? c->raw : layer->output, &sums, error)) return false;
-    if (c->normalize) {
-        layer->output_maximum_known = true;
-        if (!batch_normalization_forward(&c->norm, pass, c->raw, sums, c->activation, layer->output, layer->output_maximum, error))
-            return false;
-        lap(layer, pass, PART_NORMALIZE, 0, sums ? 2 : 3);
-        return true;
-    }
-    thread_pool_run(pass->pool, pass->images, bias_task, &(struct bias_work){layer, pass});
-    return true;
+    float *z = c->normalize ? c->raw : layer->output;
+    struct image_done done = {c->normalize ? sum_image : NULL, c};
+    bool good = c->mode == MODE_PACKED   ? forward_packed(layer, pass, z, done, error)
+                : c->mode == MODE_DIRECT ? forward_direct(layer, pass, z, done, error)
+                                         : forward_planar(layer, pass, z, error);
+    return good && finish_forward(layer, pass, reads_sources(c), error);
 }
 
-// delta *= activation'; the bias gradient is a sum over images and pixels, owned by the channel.
-static void bias_gradient_task(void *context, int channel, int thread)
+// delta *= activation'; the bias gradient is a sum over images and pixels, owned by the block of channels.
+static void bias_gradient_task(void *context, int block, int thread)
 {
     (void)thread;
     struct bias_work *work = context;
     struct layer *layer = work->layer;
     struct convolutional *c = layer->state;
-    size_t plane = (size_t)c->shape.out_height * (size_t)c->shape.out_width;
-    double sum = 0;
+    size_t plane = shape_pixels(layer->output_shape) * BLOCK_CHANNELS, blocks = (size_t)blocked_count(c->shape.out_channels);
+    double sums[BLOCK_CHANNELS] = {0};
     for (int n = 0; n < work->pass->images; n++) {
-        size_t at = ((size_t)n * (size_t)c->shape.out_channels + (size_t)channel) * plane;
+        size_t at = ((size_t)n * blocks + (size_t)block) * plane;
         activation_gradient(c->activation, layer->output + at, layer->delta + at, plane);
-        for (size_t i = 0; i < plane; i++) sum += (double)layer->delta[at + i];
+        for (size_t i = 0; i < plane; i++) sums[i % BLOCK_CHANNELS] += (double)layer->delta[at + i];
     }
-    c->bias->gradient[channel] += (float)sum;
+    for (int i = 0; i < BLOCK_CHANNELS && block * BLOCK_CHANNELS + i < c->shape.out_channels; i++)
+        c->bias->gradient[block * BLOCK_CHANNELS + i] += (float)sums[i];
+}
+
+static void delta_ready_task(void *context, int image, int thread)
+{
+    (void)thread;
+    delta_ready(context, image);
+}
+
+// dL/dy -> dL/dz: left to the readers of delta where they can, else written to delta.
+static bool begin_backward(struct layer *layer, const struct pass *pass, struct error *error)
+{
+    struct convolutional *c = layer->state;
+    if (!c->normalize) {
+        thread_pool_run(pass->pool, blocked_count(c->shape.out_channels), bias_gradient_task, &(struct bias_work){layer, pass});
+        return true;
+    }
+    if (layer->keeps_delta) {
+        if (!layer->delta_seen) thread_pool_run(pass->pool, pass->images, delta_ready_task, layer);
+        lap(layer, pass, PART_NORMALIZE_BACKWARD, 0, layer->delta_seen ? 0 : 2);
+        return batch_normalization_error_statistics(&c->norm, pass->images, error);
+    }
+    bool good = batch_normalization_backward(&c->norm, pass, c->raw, layer->output, c->activation, layer->delta, layer->delta, false, error);
+    lap(layer, pass, PART_NORMALIZE_BACKWARD, 0, 5);
+    return good;
 }
 
 static bool backward(struct layer *layer, const struct pass *pass, struct error *error)
 {
     struct convolutional *c = layer->state;
-    if (c->normalize) {
-        if (!batch_normalization_backward(&c->norm, pass, c->raw, layer->output, c->activation, layer->delta, layer->delta,
-                                          false, c->error_maximum, error))
-            return false;
-        lap(layer, pass, PART_NORMALIZE_BACKWARD, 0, 5);
-    } else {
-        thread_pool_run(pass->pool, c->shape.out_channels, bias_gradient_task, &(struct bias_work){layer, pass});
-    }
-    return convolve_backward(layer, pass, c->normalize, error);
+    if (!begin_backward(layer, pass, error)) return false;
+    struct delta_target target = layer_delta_target(layer, 0);
+    if (c->mode == MODE_PACKED) return backward_packed(layer, pass, target, error);
+    if (c->mode == MODE_DIRECT) return backward_direct(layer, pass, target);
+    return backward_planar(layer, pass, target, error);
 }
 
 const struct layer_type convolutional_layer_type = {

@@ -26,17 +26,25 @@ static bool create(struct layer *layer, struct diagnostics *diagnostics)
     return true;
 }
 
+// Value i (in the order [channels][pixels]) of an image.
+static size_t value_at(struct shape shape, size_t image, size_t i)
+{
+    size_t pixels = shape_pixels(shape);
+    return image * shape_stored(shape) + blocked_at(pixels, (int)(i / pixels), i % pixels);
+}
+
 static bool forward(struct layer *layer, const struct pass *pass, struct error *error)
 {
     (void)error;
-    size_t size = shape_size(layer->output_shape);
+    struct shape shape = layer->output_shape;
     const float *x = layer_input(layer, 0);
-    memcpy(layer->output, x, (size_t)pass->images * size * sizeof(float));
+    memcpy(layer->output, x, (size_t)pass->images * shape_stored(shape) * sizeof(float));
     if (!pass->labels || follows_softmax(layer)) return true;
-    for (size_t i = 0; i < (size_t)pass->images * size; i++) {
-        double difference = (double)x[i] - ((size_t)pass->labels[i / size] == i % size);
-        layer->network->loss += difference * difference;
-    }
+    for (size_t n = 0; n < (size_t)pass->images; n++)
+        for (size_t i = 0; i < shape_size(shape); i++) {
+            double difference = (double)x[value_at(shape, n, i)] - ((size_t)pass->labels[n] == i);
+            layer->network->loss += difference * difference;
+        }
     return true;
 }
 
@@ -44,13 +52,15 @@ static bool backward(struct layer *layer, const struct pass *pass, struct error 
 {
     (void)error;
     if (follows_softmax(layer)) return true;
-    size_t size = shape_size(layer->output_shape);
+    struct shape shape = layer->output_shape;
     bool accumulate = false;
     float *delta = layer_input_delta(layer, 0, &accumulate);
-    for (size_t i = 0; delta && i < (size_t)pass->images * size; i++) {
-        float value = 2 * (layer->output[i] - (float)((size_t)pass->labels[i / size] == i % size)) * pass->loss_scale;
-        delta[i] = accumulate ? delta[i] + value : value;
-    }
+    for (size_t n = 0; delta && n < (size_t)pass->images; n++)
+        for (size_t i = 0; i < shape_size(shape); i++) {
+            size_t at = value_at(shape, n, i);
+            float value = 2 * (layer->output[at] - (float)((size_t)pass->labels[n] == i)) * pass->loss_scale;
+            delta[at] = accumulate ? delta[at] + value : value;
+        }
     return true;
 }
 

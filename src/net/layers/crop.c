@@ -55,14 +55,15 @@ static void crop_task(void *context, int image, int thread)
         left = (int)random_below(&stream, (uint32_t)(in.width - out.width) + 1);
         mirror = s->flip && random_below(&stream, 2);
     }
-    const float *input = layer_input(layer, 0) + (size_t)image * shape_size(in);
-    float *output = layer->output + (size_t)image * shape_size(out);
+    const float *input = layer_input(layer, 0) + (size_t)image * shape_stored(in);
+    float *output = layer->output + (size_t)image * shape_stored(out);
     float scale = s->noadjust ? 1 : 2, shift = s->noadjust ? 0 : -1;
     for (int c = 0; c < in.channels; c++)
         for (int y = 0; y < out.height; y++)
             for (int x = 0; x < out.width; x++) {
                 int column = left + (mirror ? out.width - 1 - x : x);
-                *output++ = input[((size_t)c * (size_t)in.height + (size_t)(top + y)) * (size_t)in.width + (size_t)column] * scale + shift;
+                float value = input[blocked_at(shape_pixels(in), c, (size_t)(top + y) * (size_t)in.width + (size_t)column)];
+                output[blocked_at(shape_pixels(out), c, (size_t)(y * out.width + x))] = value * scale + shift;
             }
 }
 

@@ -35,7 +35,7 @@ static void drop_task(void *context, int image, int thread)
     (void)thread;
     const struct work *work = context;
     float probability = ((struct dropout_settings *)work->layer->settings)->probability, scale = 1 / (1 - probability);
-    size_t size = shape_size(work->layer->output_shape), start = (size_t)image * size;
+    size_t size = shape_stored(work->layer->output_shape), start = (size_t)image * size;
     uint64_t key = random_key(work->pass->seed, work->pass->step, (uint64_t)work->layer->index, (uint64_t)image);
     struct random_stream stream = {key, 0};
     for (size_t i = start; i < start + size; i++) {

@@ -23,7 +23,7 @@ static const struct option_description options[] = {
 
 struct maxpool {
     int size, stride, offset;
-    int *winners; // [images] of the output shape: index of the input element
+    int *winners; // [images] of the output shape, as stored: pixel of the input
 };
 
 static bool create(struct layer *layer, struct diagnostics *diagnostics)
@@ -44,24 +44,28 @@ static bool create(struct layer *layer, struct diagnostics *diagnostics)
     }
     layer->output_shape = (struct shape){in.channels, height / pool->stride + 1, width / pool->stride + 1};
     layer->output_nonnegative = layer->inputs[0] && layer->inputs[0]->output_nonnegative;
-    size_t count = (size_t)layer->network->max_images * shape_size(layer->output_shape);
+    size_t count = (size_t)layer->network->max_images * shape_stored(layer->output_shape);
     return (pool->winners = layer_allocate(layer, count, sizeof(int), diagnostics)) != NULL;
 }
 
-static float window_maximum(const struct maxpool *pool, struct shape in, const float *plane, int y, int x, int *winner)
+// The largest values of one window of a block, the first among equals; a window outside the picture gives 0.
+static void window_maximum(const struct maxpool *pool, struct shape in, const float *block, int y, int x, float largest[BLOCK_CHANNELS],
+                           int winners[BLOCK_CHANNELS])
 {
-    float largest = -INFINITY;
-    *winner = -1; // a window outside the picture: 0
+    for (int i = 0; i < BLOCK_CHANNELS; i++) winners[i] = -1;
     for (int ky = 0; ky < pool->size; ky++)
         for (int kx = 0; kx < pool->size; kx++) {
             int r = y * pool->stride + ky - pool->offset, c = x * pool->stride + kx - pool->offset;
             if (r < 0 || r >= in.height || c < 0 || c >= in.width) continue;
-            float value = plane[r * in.width + c];
-            if (*winner >= 0 && value <= largest) continue;
-            largest = value;
-            *winner = r * in.width + c;
+            int pixel = r * in.width + c;
+            const float *values = block + (size_t)pixel * BLOCK_CHANNELS;
+            for (int i = 0; i < BLOCK_CHANNELS; i++) {
+                bool wins = winners[i] < 0 || !(values[i] <= largest[i]); // a NaN wins
+                largest[i] = wins ? values[i] : largest[i];
+                winners[i] = wins ? pixel : winners[i];
+            }
         }
-    return *winner >= 0 ? largest : 0;
+    for (int i = 0; i < BLOCK_CHANNELS; i++) largest[i] = winners[i] < 0 ? 0 : largest[i];
 }
 
 static void forward_task(void *context, int image, int thread)
@@ -70,12 +74,15 @@ static void forward_task(void *context, int image, int thread)
     struct layer *layer = context;
     const struct maxpool *pool = layer->state;
     struct shape in = layer->input_shape, out = layer->output_shape;
-    const float *input = layer_input(layer, 0) + (size_t)image * shape_size(in);
-    size_t at = (size_t)image * shape_size(out);
-    for (int c = 0; c < in.channels; c++, input += (size_t)in.height * (size_t)in.width)
+    const float *input = layer_input(layer, 0) + (size_t)image * shape_stored(in);
+    size_t at = (size_t)image * shape_stored(out);
+    for (int block = 0; block < blocked_count(in.channels); block++, input += shape_pixels(in) * BLOCK_CHANNELS)
         for (int y = 0; y < out.height; y++)
-            for (int x = 0; x < out.width; x++, at++)
-                layer->output[at] = window_maximum(pool, in, input, y, x, &pool->winners[at]);
+            for (int x = 0; x < out.width; x++, at += BLOCK_CHANNELS) {
+                float largest[BLOCK_CHANNELS];
+                window_maximum(pool, in, input, y, x, largest, pool->winners + at);
+                memcpy(layer->output + at, largest, sizeof largest);
+            }
 }
 
 static bool forward(struct layer *layer, const struct pass *pass, struct error *error)
@@ -87,8 +94,7 @@ static bool forward(struct layer *layer, const struct pass *pass, struct error *
 
 struct work {
     struct layer *layer;
-    float *delta;
-    bool accumulate;
+    struct delta_target target;
 };
 
 static void backward_task(void *context, int image, int thread)
@@ -97,21 +103,20 @@ static void backward_task(void *context, int image, int thread)
     const struct work *work = context;
     const struct maxpool *pool = work->layer->state;
     struct shape in = work->layer->input_shape, out = work->layer->output_shape;
-    size_t plane = (size_t)in.height * (size_t)in.width, out_plane = (size_t)out.height * (size_t)out.width;
-    float *delta = work->delta + (size_t)image * shape_size(in);
-    size_t at = (size_t)image * shape_size(out);
-    if (!work->accumulate) memset(delta, 0, shape_size(in) * sizeof(float));
-    for (int c = 0; c < in.channels; c++, delta += plane)
-        for (size_t i = 0; i < out_plane; i++, at++)
-            if (pool->winners[at] >= 0) delta[pool->winners[at]] += work->layer->delta[at];
+    float *delta = work->target.values + (size_t)image * shape_stored(in);
+    size_t at = (size_t)image * shape_stored(out), plane = shape_pixels(out) * BLOCK_CHANNELS;
+    if (!work->target.accumulate) memset(delta, 0, shape_stored(in) * sizeof(float));
+    for (int block = 0; block < blocked_count(in.channels); block++, delta += shape_pixels(in) * BLOCK_CHANNELS)
+        for (size_t k = 0; k < plane; k++, at++)
+            if (pool->winners[at] >= 0) delta[(size_t)pool->winners[at] * BLOCK_CHANNELS + k % BLOCK_CHANNELS] += work->layer->delta[at];
+    if (work->target.done.function) work->target.done.function(work->target.done.context, image);
 }
 
 static bool backward(struct layer *layer, const struct pass *pass, struct error *error)
 {
     (void)error;
-    struct work work = {.layer = layer};
-    work.delta = layer_input_delta(layer, 0, &work.accumulate);
-    if (work.delta) thread_pool_run(pass->pool, pass->images, backward_task, &work);
+    struct work work = {.layer = layer, .target = layer_delta_target(layer, 0)};
+    if (work.target.values) thread_pool_run(pass->pool, pass->images, backward_task, &work);
     return true;
 }
 

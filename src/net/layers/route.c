@@ -38,42 +38,88 @@ static bool create(struct layer *layer, struct diagnostics *diagnostics)
     return true;
 }
 
+// Where the channels of one input (part) stand in the output (whole).
+struct slice {
+    struct shape whole, part;
+    int channel;
+};
+
+static void copy_in(const struct slice *s, const float *part, float *whole)
+{
+    size_t pixels = shape_pixels(s->part);
+    if (s->channel % BLOCK_CHANNELS == 0 && s->part.channels % BLOCK_CHANNELS == 0) { // whole blocks
+        memcpy(whole + blocked_at(pixels, s->channel, 0), part, shape_stored(s->part) * sizeof(float));
+        return;
+    }
+    for (int c = 0; c < s->part.channels; c++)
+        for (size_t p = 0; p < pixels; p++) whole[blocked_at(pixels, s->channel + c, p)] = part[blocked_at(pixels, c, p)];
+}
+
+static void copy_out(const struct slice *s, const float *whole, float *part, bool accumulate)
+{
+    size_t pixels = shape_pixels(s->part);
+    for (int c = 0; c < s->part.channels; c++)
+        for (size_t p = 0; p < pixels; p++) {
+            float value = whole[blocked_at(pixels, s->channel + c, p)], *to = &part[blocked_at(pixels, c, p)];
+            *to = accumulate ? *to + value : value;
+        }
+}
+
+struct work {
+    struct layer *layer;
+    struct slice slice;
+    const float *part;
+    float *delta;
+    bool accumulate;
+};
+
+static void forward_task(void *context, int image, int thread)
+{
+    (void)thread;
+    const struct work *work = context;
+    copy_in(&work->slice, work->part + (size_t)image * shape_stored(work->slice.part),
+            work->layer->output + (size_t)image * shape_stored(work->slice.whole));
+}
+
 static bool forward(struct layer *layer, const struct pass *pass, struct error *error)
 {
     (void)error;
     bool known = true;
-    size_t size = shape_size(layer->output_shape), offset = 0, channel = 0;
+    struct work work = {.layer = layer, .slice = {.whole = layer->output_shape}};
+    size_t stored = blocked_channels(layer->output_shape.channels);
     for (int i = 0; i < layer->input_count; i++) {
         const struct layer *input = layer->inputs[i];
-        size_t part = shape_size(input->output_shape), channels = (size_t)input->output_shape.channels;
-        for (size_t n = 0; n < (size_t)pass->images; n++) {
-            memcpy(layer->output + n * size + offset, input->output + n * part, part * sizeof(float));
-            memcpy(layer->output_maximum + n * (size_t)layer->output_shape.channels + channel, input->output_maximum + n * channels,
-                   channels * sizeof(float));
-        }
+        work.slice.part = input->output_shape;
+        work.part = input->output;
+        thread_pool_run(pass->pool, pass->images, forward_task, &work);
+        for (size_t n = 0; n < (size_t)pass->images; n++)
+            memcpy(layer->output_maximum + n * stored + work.slice.channel,
+                   input->output_maximum + n * blocked_channels(input->output_shape.channels),
+                   (size_t)input->output_shape.channels * sizeof(float));
         known = known && input->output_maximum_known;
-        offset += part;
-        channel += channels;
+        work.slice.channel += input->output_shape.channels;
     }
     layer->output_maximum_known = known;
     return true;
 }
 
+static void backward_task(void *context, int image, int thread)
+{
+    (void)thread;
+    const struct work *work = context;
+    copy_out(&work->slice, work->layer->delta + (size_t)image * shape_stored(work->slice.whole),
+             work->delta + (size_t)image * shape_stored(work->slice.part), work->accumulate);
+}
+
 static bool backward(struct layer *layer, const struct pass *pass, struct error *error)
 {
     (void)error;
-    size_t size = shape_size(layer->output_shape), offset = 0;
+    struct work work = {.layer = layer, .slice = {.whole = layer->output_shape}};
     for (int i = 0; i < layer->input_count; i++) {
-        bool accumulate = false;
-        size_t part = shape_size(layer_input_shape(layer, i));
-        float *delta = layer_input_delta(layer, i, &accumulate);
-        for (size_t n = 0; delta && n < (size_t)pass->images; n++) {
-            const float *from = layer->delta + n * size + offset;
-            float *to = delta + n * part;
-            if (!accumulate) memset(to, 0, part * sizeof(float));
-            for (size_t k = 0; k < part; k++) to[k] += from[k];
-        }
-        offset += part;
+        work.slice.part = layer_input_shape(layer, i);
+        work.delta = layer_input_delta(layer, i, &work.accumulate);
+        if (work.delta) thread_pool_run(pass->pool, pass->images, backward_task, &work);
+        work.slice.channel += work.slice.part.channels;
     }
     return true;
 }

@@ -29,8 +29,8 @@ struct shortcut {
 
 struct work {
     struct layer *layer;
-    float *deltas[2];
-    bool accumulate[2];
+    struct source sources[2];
+    struct delta_target targets[2];
 };
 
 static bool create(struct layer *layer, struct diagnostics *diagnostics)
@@ -57,64 +57,88 @@ static bool create(struct layer *layer, struct diagnostics *diagnostics)
         return false;
     }
     layer->output_shape = to;
+    layer->reads_sources = true;
     layer->output_nonnegative = activation_is_nonnegative(s->activation) ||
                                 (s->activation == ACTIVATION_LINEAR && layer->inputs[0]->output_nonnegative &&
                                  layer->inputs[1]->output_nonnegative);
     return true;
 }
 
-// y = a + b with ReLU or nothing after; returns max |y|.
-VECTORIZED static float add_planes(const float *a, const float *b, float *y, size_t count, bool relu)
+static bool same_shape(const struct shortcut *s, struct shape to)
 {
-    vector_int maximum = {0};
-    for (size_t i = 0; i < count; i += VECTOR_LANES) {
-        size_t left = count - i;
-        bool whole = left >= VECTOR_LANES;
-        vector_float v = whole ? vector_load(a + i) + vector_load(b + i) : vector_load_part(a + i, left) + vector_load_part(b + i, left);
-        if (relu) v = vector_where(~(v <= 0), v);
-        if (whole)
-            vector_store(y + i, v);
-        else
-            vector_store_part(y + i, v, left);
-        maximum = vector_maximum(maximum, v);
-    }
-    return vector_maximum_of_lanes(maximum);
+    return s->step == 1 && s->spread == 1 && s->from.channels == to.channels;
 }
 
-// y = x (+ the subsampled plane): the general form.
-static void add_subsampled(const struct shortcut *s, const struct shape *to, const float *from, float *y)
+// y = a + b, then ReLU or nothing; maximum[16] = max |y| of each lane.
+VECTOR_INLINE void add_block(const struct source *first, const struct source *second, size_t pixels, float *y, float *maximum, bool relu,
+                             enum source_kind kind1, enum source_kind kind2)
 {
-    for (int r = 0; r < to->height; r += s->spread)
-        for (int c = 0; c < to->width; c += s->spread)
-            y[r * to->width + c] += from[(r / s->spread * s->step) * s->from.width + c / s->spread * s->step];
+    struct source_vectors a = source_open(first, kind1), b = source_open(second, kind2);
+    vector_int largest = {0};
+    for (size_t p = 0; p < pixels; p++) {
+        vector_float v = source_value(&a, p, kind1, first->activation) + source_value(&b, p, kind2, second->activation);
+        if (relu) v = vector_where(~(v <= 0), v);
+        vector_store(y + p * BLOCK_CHANNELS, v);
+        largest = vector_maximum(largest, v);
+    }
+    vector_store(maximum, (vector_float)largest);
+}
+
+VECTORIZED static void add_sources(const struct source *a, const struct source *b, size_t pixels, float *y, float *maximum, bool relu)
+{
+    if (a->kind == SOURCE_NORMALIZED && b->kind == SOURCE_PLAIN)
+        add_block(a, b, pixels, y, maximum, relu, SOURCE_NORMALIZED, SOURCE_PLAIN);
+    else if (a->kind == SOURCE_NORMALIZED)
+        add_block(a, b, pixels, y, maximum, relu, SOURCE_NORMALIZED, SOURCE_NORMALIZED);
+    else
+        add_block(a, b, pixels, y, maximum, relu, a->kind, b->kind);
+}
+
+// y += the subsampled block, its first `lanes` channels: the general form.
+static void add_subsampled(const struct shortcut *s, struct shape to, const struct source *from, int lanes, float *y)
+{
+    for (int r = 0; r < to.height; r += s->spread)
+        for (int c = 0; c < to.width; c += s->spread) {
+            float value[BLOCK_CHANNELS];
+            struct source pixel = *from;
+            pixel.x += (r / s->spread * s->step * s->from.width + c / s->spread * s->step) * BLOCK_CHANNELS;
+            source_write(&pixel, 1, value, false);
+            for (int i = 0; i < lanes; i++) y[(r * to.width + c) * BLOCK_CHANNELS + i] += value[i];
+        }
+}
+
+// Channels of a block that `from` has.
+static int shared_lanes(const struct shortcut *s, int block)
+{
+    int left = s->from.channels - block * BLOCK_CHANNELS;
+    return left < 0 ? 0 : left < BLOCK_CHANNELS ? left : BLOCK_CHANNELS;
 }
 
 static void forward_task(void *context, int image, int thread)
 {
     (void)thread;
-    struct layer *layer = ((struct work *)context)->layer;
+    const struct work *work = context;
+    struct layer *layer = work->layer;
     const struct shortcut *s = layer->state;
     struct shape to = layer->output_shape;
-    size_t plane = (size_t)to.height * (size_t)to.width, from_plane = (size_t)s->from.height * (size_t)s->from.width;
-    const float *a = layer_input(layer, 0) + (size_t)image * shape_size(to);
-    const float *b = layer_input(layer, 1) + (size_t)image * shape_size(s->from);
-    float *y = layer->output + (size_t)image * shape_size(to), *maximum = layer->output_maximum + (size_t)image * (size_t)to.channels;
+    size_t plane = shape_pixels(to);
+    int blocks = blocked_count(to.channels);
     bool relu = s->activation == ACTIVATION_RELU, simple = relu || s->activation == ACTIVATION_LINEAR;
-    float zeros[VECTOR_LANES] = {0};
-    for (int c = 0; c < to.channels; c++, a += plane, b += from_plane, y += plane) {
-        if (s->step == 1 && s->spread == 1 && c < s->from.channels) {
-            maximum[c] = add_planes(a, b, y, plane, relu);
+    for (int block = 0; block < blocks; block++) {
+        size_t number = (size_t)image * (size_t)blocks + (size_t)block;
+        float *y = layer->output + number * plane * BLOCK_CHANNELS, *maximum = layer->output_maximum + number * BLOCK_CHANNELS;
+        struct source a = source_of_block(&work->sources[0], image, block, blocks, plane), b = {.kind = SOURCE_PLAIN};
+        if (shared_lanes(s, block) > 0)
+            b = source_of_block(&work->sources[1], image, block, blocked_count(s->from.channels), shape_pixels(s->from));
+        if (same_shape(s, to)) {
+            add_sources(&a, &b, plane, y, maximum, relu);
         } else {
-            memcpy(y, a, plane * sizeof(float));
-            if (c < s->from.channels) add_subsampled(s, &to, b, y);
-            maximum[c] = 0;
-            for (size_t i = 0; i < plane; i += VECTOR_LANES) { // the activation and the maximum, a vector at a time
-                size_t count = plane - i < VECTOR_LANES ? plane - i : VECTOR_LANES;
-                float m = add_planes(y + i, zeros, y + i, count, relu);
-                if (!(m <= maximum[c])) maximum[c] = m;
-            }
+            source_write(&a, plane, y, false);
+            if (b.x) add_subsampled(s, to, &b, shared_lanes(s, block), y);
+            if (relu) activation_apply(ACTIVATION_RELU, y, plane * BLOCK_CHANNELS);
+            source_maxima(&(struct source){.kind = SOURCE_PLAIN, .x = y}, plane, maximum);
         }
-        if (!simple) activation_apply(s->activation, y, plane);
+        if (!simple) activation_apply(s->activation, y, plane * BLOCK_CHANNELS);
     }
 }
 
@@ -122,34 +146,47 @@ static bool forward(struct layer *layer, const struct pass *pass, struct error *
 {
     (void)error;
     const struct shortcut *s = layer->state;
-    struct work work = {.layer = layer};
+    struct work work = {.layer = layer, .sources = {layer_input_source(layer, 0), layer_input_source(layer, 1)}};
     thread_pool_run(pass->pool, pass->images, forward_task, &work);
     layer->output_maximum_known = s->activation == ACTIVATION_RELU || s->activation == ACTIVATION_LINEAR;
     return true;
 }
 
-// Writes the errors of both inputs, of equal shape, in one pass.
+// Writes the errors of both inputs, of equal shape, in one pass. Either may be `delta` itself.
 VECTORIZED static void spread_errors(const float *delta, const float *y, bool relu, float *a, bool add_a, float *b,
                                      bool add_b, size_t count)
 {
-    for (size_t i = 0; i + VECTOR_LANES <= count; i += VECTOR_LANES) {
+    for (size_t i = 0; i < count; i += VECTOR_LANES) {
         vector_float d = vector_load(delta + i);
         if (relu) d = vector_where(vector_load(y + i) > 0, d);
         if (a) vector_store(a + i, add_a ? vector_load(a + i) + d : d);
-        if (b) vector_store(b + i, add_b ? vector_load(b + i) + d : d);
-    }
-    for (size_t i = count / VECTOR_LANES * VECTOR_LANES; i < count; i++) {
-        float d = !relu || y[i] > 0 ? delta[i] : 0;
-        if (a) a[i] = add_a ? a[i] + d : d;
-        if (b) b[i] = add_b ? b[i] + d : d;
+        if (b && b != a) vector_store(b + i, add_b ? vector_load(b + i) + d : d);
     }
 }
 
-static void spread_subsampled(const struct shortcut *s, const struct shape *to, const float *delta, float *b)
+// b (+)= the errors at the pixels it was read from, for its first `lanes` channels.
+static void spread_subsampled(const struct shortcut *s, struct shape to, const float *delta, int lanes, float *b)
 {
-    for (int r = 0; r < to->height; r += s->spread)
-        for (int c = 0; c < to->width; c += s->spread)
-            b[(r / s->spread * s->step) * s->from.width + c / s->spread * s->step] += delta[r * to->width + c];
+    for (int r = 0; r < to.height; r += s->spread)
+        for (int c = 0; c < to.width; c += s->spread) {
+            float *pixel = b + (r / s->spread * s->step * s->from.width + c / s->spread * s->step) * BLOCK_CHANNELS;
+            for (int i = 0; i < lanes; i++) pixel[i] += delta[(r * to.width + c) * BLOCK_CHANNELS + i];
+        }
+}
+
+static void spread_general(const struct work *work, int image, const float *delta)
+{
+    const struct layer *layer = work->layer;
+    const struct shortcut *s = layer->state;
+    struct shape to = layer->output_shape;
+    float *a = work->targets[0].values, *b = work->targets[1].values;
+    if (a) spread_errors(delta, NULL, false, a + (size_t)image * shape_stored(to), work->targets[0].accumulate, NULL, false, shape_stored(to));
+    if (!b) return;
+    b += (size_t)image * shape_stored(s->from);
+    if (!work->targets[1].accumulate) memset(b, 0, shape_stored(s->from) * sizeof(float));
+    for (int block = 0; block < blocked_count(to.channels) && shared_lanes(s, block) > 0; block++)
+        spread_subsampled(s, to, delta + (size_t)block * shape_pixels(to) * BLOCK_CHANNELS, shared_lanes(s, block),
+                          b + (size_t)block * shape_pixels(s->from) * BLOCK_CHANNELS);
 }
 
 static void backward_task(void *context, int image, int thread)
@@ -158,32 +195,26 @@ static void backward_task(void *context, int image, int thread)
     const struct work *work = context;
     struct layer *layer = work->layer;
     const struct shortcut *s = layer->state;
-    struct shape to = layer->output_shape;
-    size_t size = shape_size(to), plane = (size_t)to.height * (size_t)to.width;
-    size_t from_size = shape_size(s->from), from_plane = (size_t)s->from.height * (size_t)s->from.width;
-    float *delta = layer->delta + (size_t)image * size;
-    const float *y = layer->output + (size_t)image * size;
-    float *a = work->deltas[0] ? work->deltas[0] + (size_t)image * size : NULL;
-    float *b = work->deltas[1] ? work->deltas[1] + (size_t)image * from_size : NULL;
+    size_t size = shape_stored(layer->output_shape), at = (size_t)image * size;
+    float *delta = layer->delta + at, *a = work->targets[0].values, *b = work->targets[1].values;
+    const float *y = layer->output + at;
     bool relu = s->activation == ACTIVATION_RELU;
     if (!relu) activation_gradient(s->activation, y, delta, size);
-    if (s->from.channels == to.channels && s->step == 1 && s->spread == 1) {
-        spread_errors(delta, y, relu, a, work->accumulate[0], b, work->accumulate[1], size);
-        return;
+    if (same_shape(s, layer->output_shape)) {
+        spread_errors(delta, y, relu, a ? a + at : NULL, work->targets[0].accumulate, b ? b + at : NULL, work->targets[1].accumulate, size);
+    } else {
+        if (relu) activation_gradient(ACTIVATION_RELU, y, delta, size);
+        spread_general(work, image, delta);
     }
-    if (relu) activation_gradient(ACTIVATION_RELU, y, delta, size);
-    spread_errors(delta, y, false, a, work->accumulate[0], NULL, false, size);
-    if (!b) return;
-    if (!work->accumulate[1]) memset(b, 0, from_size * sizeof(float));
-    for (int c = 0; c < to.channels && c < s->from.channels; c++)
-        spread_subsampled(s, &to, delta + (size_t)c * plane, b + (size_t)c * from_plane);
+    for (int i = 0; i < 2; i++)
+        if (work->targets[i].done.function) work->targets[i].done.function(work->targets[i].done.context, image);
 }
 
 static bool backward(struct layer *layer, const struct pass *pass, struct error *error)
 {
     (void)error;
     struct work work = {.layer = layer};
-    for (int i = 0; i < 2; i++) work.deltas[i] = layer_input_delta(layer, i, &work.accumulate[i]);
+    for (int i = 0; i < 2; i++) work.targets[i] = layer_delta_target(layer, i);
     thread_pool_run(pass->pool, pass->images, backward_task, &work);
     return true;
 }

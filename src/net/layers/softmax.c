@@ -2,6 +2,7 @@
 // 1 - smoothing for the label plus smoothing / classes for all.
 #include <math.h>
 
+#include "base/memory.h"
 #include "net/network.h"
 
 static const struct option_description options[] = {
@@ -10,9 +11,14 @@ static const struct option_description options[] = {
     {0},
 };
 
+struct softmax {
+    float *scores; // of one image, [classes]
+};
+
 static bool create(struct layer *layer, struct diagnostics *diagnostics)
 {
-    (void)diagnostics;
+    struct softmax *state = layer->state = layer_allocate(layer, 1, sizeof *state, diagnostics);
+    if (!state || !(state->scores = layer_allocate(layer, shape_size(layer->input_shape), sizeof(float), diagnostics))) return false;
     layer->output_shape = (struct shape){(int)shape_size(layer->input_shape), 1, 1};
     layer->output_nonnegative = true;
     return true;
@@ -42,11 +48,13 @@ static double cross_entropy(const float *x, int classes, int label, float smooth
 static bool forward(struct layer *layer, const struct pass *pass, struct error *error)
 {
     (void)error;
+    const struct softmax *state = layer->state;
+    struct shape in = layer->input_shape;
     int classes = layer->output_shape.channels;
-    const float *x = layer_input(layer, 0);
-    for (int n = 0; n < pass->images; n++, x += classes) {
-        softmax(x, layer->output + (size_t)n * (size_t)classes, classes);
-        if (pass->labels) layer->network->loss += cross_entropy(x, classes, pass->labels[n], pass->label_smoothing);
+    for (size_t n = 0; n < (size_t)pass->images; n++) {
+        blocked_to_planar(layer_input(layer, 0) + n * shape_stored(in), in.channels, shape_pixels(in), state->scores);
+        softmax(state->scores, layer->output + n * shape_stored(layer->output_shape), classes);
+        if (pass->labels) layer->network->loss += cross_entropy(state->scores, classes, pass->labels[n], pass->label_smoothing);
     }
     return true;
 }
@@ -55,22 +63,26 @@ static bool forward(struct layer *layer, const struct pass *pass, struct error *
 static bool backward(struct layer *layer, const struct pass *pass, struct error *error)
 {
     (void)error;
+    struct shape in = layer->input_shape;
     int classes = layer->output_shape.channels;
     bool accumulate = false;
     float *delta = layer_input_delta(layer, 0, &accumulate), spread = pass->label_smoothing / (float)classes;
-    for (int n = 0; delta && n < pass->images; n++)
+    for (size_t n = 0; delta && n < (size_t)pass->images; n++)
         for (int i = 0; i < classes; i++) {
-            size_t at = (size_t)n * (size_t)classes + (size_t)i;
             float target = spread + (pass->labels[n] == i ? 1 - pass->label_smoothing : 0);
-            float value = (layer->output[at] - target) * pass->loss_scale;
-            delta[at] = accumulate ? delta[at] + value : value;
+            float value = (layer->output[n * shape_stored(layer->output_shape) + (size_t)i] - target) * pass->loss_scale;
+            size_t pixels = shape_pixels(in);
+            float *to = &delta[n * shape_stored(in) + blocked_at(pixels, i / (int)pixels, (size_t)i % pixels)];
+            *to = accumulate ? *to + value : value;
         }
     return true;
 }
 
 static void destroy(struct layer *layer)
 {
-    (void)layer;
+    struct softmax *state = layer->state;
+    memory_release(state->scores);
+    memory_release(state);
 }
 
 const struct layer_type softmax_layer_type = {
