@@ -11,7 +11,10 @@
 
 #include <cmocka.h>
 
+#include <math.h>
+
 #include "base/memory.h"
+#include "kernels/direct.h"
 #include "kernels/packed.h"
 
 #define TENSOR_KEY 0x1234567890abcdefu
@@ -240,15 +243,183 @@ static void test_largest_sums(void **state)
     check_largest(set, 1, 181);
 }
 
+// ---------------------------------------------------------------------------------------------
+// Sources with work owed to them: the same bytes as from a map on which the work was done before.
+
+struct owed {
+    float *multiplier, *offset, *coefficients[3];
+};
+
+static struct owed random_owed(int channels, uint64_t key)
+{
+    struct owed o;
+    float **arrays[5] = {&o.multiplier, &o.offset, &o.coefficients[0], &o.coefficients[1], &o.coefficients[2]};
+    struct random_stream stream = {key, 0};
+    for (int k = 0; k < 5; k++) {
+        *arrays[k] = memory_allocate(blocked_channels(channels), sizeof(float), NULL);
+        for (int c = 0; c < channels; c++) (*arrays[k])[c] = random_normal(&stream);
+    }
+    return o;
+}
+
+static void release_owed(struct owed *o)
+{
+    memory_release(o->multiplier);
+    memory_release(o->offset);
+    for (int k = 0; k < 3; k++) memory_release(o->coefficients[k]);
+}
+
+static float *materialized(const struct source *map, const int dims[4])
+{
+    size_t pixels = (size_t)dims[2] * (size_t)dims[3];
+    int blocks = blocked_count(dims[1]);
+    float *values = memory_allocate((size_t)dims[0] * (size_t)blocks * pixels * BLOCK_CHANNELS, sizeof(float), NULL);
+    for (int n = 0; n < dims[0]; n++)
+        for (int block = 0; block < blocks; block++) {
+            struct source source = source_of_block(map, n, block, blocks, pixels);
+            source_write(&source, pixels, values + (size_t)(n * blocks + block) * pixels * BLOCK_CHANNELS, false);
+        }
+    return values;
+}
+
+static void check_sources(const struct kernel_set *set, struct test_case test, enum piecewise activation, uint64_t key)
+{
+    const struct convolution_shape *s = &test.shape;
+    const int input[4] = {s->images, s->in_channels, s->in_height, s->in_width};
+    const int output[4] = {s->images, s->out_channels, s->out_height, s->out_width};
+    float *planar_x = random_values(input, key, false, VALUES_RANDOM), *planar_z = random_values(output, key + 1, false, VALUES_RANDOM);
+    float *planar_d = random_values(output, key + 2, false, VALUES_RANDOM);
+    float *x = to_blocked(planar_x, input), *z = to_blocked(planar_z, output), *d = to_blocked(planar_d, output);
+    struct owed of_input = random_owed(s->in_channels, key + 3), of_output = random_owed(s->out_channels, key + 4);
+    struct source owed[2] = {
+        {.kind = SOURCE_NORMALIZED, .activation = activation, .x = x, .multiplier = of_input.multiplier, .offset = of_input.offset},
+        {.kind = SOURCE_ERROR, .activation = activation, .x = z, .delta = d, .multiplier = of_output.multiplier, .offset = of_output.offset,
+         .coefficients = {of_output.coefficients[0], of_output.coefficients[1], of_output.coefficients[2]}}};
+    float *plain[2] = {materialized(&owed[0], input), materialized(&owed[1], output)}, *results[2][2];
+    size_t weights = (size_t)s->out_channels * (size_t)s->in_channels * (size_t)(s->kernel_height * s->kernel_width);
+    struct thread_pool *pool = thread_pool_create(2, NULL);
+    for (int k = 0; k < 2; k++) {
+        const struct source activations = k ? (struct source){.kind = SOURCE_PLAIN, .x = plain[0]} : owed[0];
+        const struct source errors = k ? (struct source){.kind = SOURCE_PLAIN, .x = plain[1]} : owed[1];
+        struct packed_request request = {.kernels = k ? &kernels_scalar : set, .shape = *s, .for_training = true,
+                                         .nonnegative = activation == PIECEWISE_RELU || activation == PIECEWISE_RELU6};
+        memcpy(request.formats, test.formats, sizeof request.formats);
+        struct packed_convolution *packed = packed_create(&request, NULL);
+        float *w = random_values((const int[4]){s->out_channels, s->in_channels, s->kernel_height, s->kernel_width}, key + 5, false, VALUES_RANDOM);
+        assert_true(packed_quantize_weights(packed, pool, w, TENSOR_KEY, false, NULL));
+        assert_true(packed_quantize_activations(packed, pool, s->images, &activations, NULL, TENSOR_KEY, false, NULL));
+        assert_true(packed_quantize_errors(packed, pool, s->images, &errors, NULL, TENSOR_KEY, NULL));
+        results[k][0] = memory_allocate(weights, sizeof(float), NULL);
+        results[k][1] = memory_allocate(volume(input), sizeof(float), NULL);
+        float *map = to_blocked(planar_x, input);
+        packed_weight_gradient(packed, pool, s->images, results[k][0]);
+        packed_input_error(packed, pool, s->images, map, false, (struct image_done){NULL, NULL});
+        from_blocked(map, input, results[k][1]);
+        memory_release(map);
+        memory_release(w);
+        packed_destroy(packed);
+    }
+    assert_same("weight gradient from sources", results[1][0], results[0][0], weights);
+    assert_same("input error from sources", results[1][1], results[0][1], volume(input));
+    float *all[] = {planar_x, planar_z, planar_d, x, z, d, plain[0], plain[1], results[0][0], results[0][1], results[1][0], results[1][1]};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) memory_release(all[i]);
+    release_owed(&of_input);
+    release_owed(&of_output);
+    thread_pool_destroy(pool);
+}
+
+static void test_sources(void **state)
+{
+    const struct kernel_set *set = set_or_skip(state);
+    for (uint64_t round = 0; round < 24; round++) {
+        struct test_case test = random_case(5000 + round);
+        check_sources(set, test, (enum piecewise)(round % 4), 31 * round);
+    }
+}
+
+// ---------------------------------------------------------------------------------------------
+// Direct fp32 convolutions: near the naive ones, and the same bits as the scalar set.
+
+static float *direct_result(const struct kernel_set *set, const struct convolution_shape *s, enum convolution_pass pass, bool planar_input,
+                            const float *x, const float *w, const float *e, int threads)
+{
+    const int input[4] = {s->images, s->in_channels, s->in_height, s->in_width};
+    const int output[4] = {s->images, s->out_channels, s->out_height, s->out_width};
+    const int weight[4] = {s->out_channels, s->in_channels, s->kernel_height, s->kernel_width};
+    struct thread_pool *pool = thread_pool_create(threads, NULL);
+    struct direct_request request = {.kernels = set, .shape = *s, .planar_input = planar_input, .for_training = true};
+    struct direct_convolution *direct = direct_create(&request, NULL);
+    float *in_map = to_blocked(x, input), *out_map = to_blocked(e, output), *errors = to_blocked(e, output);
+    const struct source in = {.kind = SOURCE_PLAIN, .x = planar_input ? x : in_map}, out = {.kind = SOURCE_PLAIN, .x = errors};
+    const int *dims = pass == CONVOLUTION_FORWARD ? output : pass == CONVOLUTION_INPUT_ERROR ? input : weight;
+    float *result = memory_allocate(volume(dims), sizeof(float), NULL);
+    assert_true(direct_forward(direct, pool, s->images, w, &in, out_map, (struct image_done){NULL, NULL}, NULL));
+    if (pass == CONVOLUTION_FORWARD) from_blocked(out_map, dims, result);
+    if (pass == CONVOLUTION_WEIGHT_GRADIENT) direct_weight_gradient(direct, pool, s->images, &in, &out, result);
+    if (pass == CONVOLUTION_INPUT_ERROR) {
+        direct_input_error(direct, pool, s->images, &out, in_map, false, (struct image_done){NULL, NULL});
+        from_blocked(in_map, dims, result);
+    }
+    direct_destroy(direct);
+    thread_pool_destroy(pool);
+    memory_release(in_map);
+    memory_release(out_map);
+    memory_release(errors);
+    return result;
+}
+
+static void check_direct(const struct kernel_set *set, const struct convolution_shape *s, bool planar_input, uint64_t key)
+{
+    const int input[4] = {s->images, s->in_channels, s->in_height, s->in_width};
+    const int output[4] = {s->images, s->out_channels, s->out_height, s->out_width};
+    const int weight[4] = {s->out_channels, s->in_channels, s->kernel_height, s->kernel_width};
+    float *x = random_values(input, key, false, VALUES_RANDOM), *w = random_values(weight, key + 1, false, VALUES_RANDOM);
+    float *e = random_values(output, key + 2, false, VALUES_RANDOM), *naive = memory_allocate(volume(input) + volume(output) + volume(weight), sizeof(float), NULL);
+    for (int pass = 0; pass < 3; pass++) {
+        if (planar_input && pass == CONVOLUTION_INPUT_ERROR) continue;
+        const int *dims = pass == CONVOLUTION_FORWARD ? output : pass == CONVOLUTION_INPUT_ERROR ? input : weight;
+        if (pass == CONVOLUTION_FORWARD) float_convolution_forward(s, w, x, naive);
+        if (pass == CONVOLUTION_INPUT_ERROR) float_convolution_input_error(s, w, e, naive);
+        if (pass == CONVOLUTION_WEIGHT_GRADIENT) float_convolution_weight_gradient(s, x, e, naive);
+        float *found = direct_result(set, s, (enum convolution_pass)pass, planar_input, x, w, e, 2);
+        float *scalar = direct_result(&kernels_scalar, s, (enum convolution_pass)pass, planar_input, x, w, e, 3);
+        assert_same("direct, against the scalar set", scalar, found, volume(dims));
+        float largest = 0;
+        for (size_t i = 0; i < volume(dims); i++) largest = fmaxf(largest, fabsf(naive[i]));
+        for (size_t i = 0; i < volume(dims); i++)
+            if (!(fabsf(naive[i] - found[i]) <= 1e-5f * largest)) fail_msg("direct, pass %d: %g, naive %g", pass, (double)found[i], (double)naive[i]);
+        memory_release(found);
+        memory_release(scalar);
+    }
+    memory_release(x);
+    memory_release(w);
+    memory_release(e);
+    memory_release(naive);
+}
+
+static void test_direct(void **state)
+{
+    const struct kernel_set *set = set_or_skip(state);
+    for (uint64_t round = 0; round < 60; round++) {
+        struct test_case test = random_case(9000 + round);
+        check_direct(set, &test.shape, round % 3 == 0, 17 * round);
+    }
+    struct convolution_shape first = {.images = 9, .in_channels = 3, .in_height = 32, .in_width = 32, .out_channels = 16, .kernel_height = 3,
+                                      .kernel_width = 3, .stride = 1, .padding = 1, .groups = 1};
+    assert_true(convolution_shape_complete(&first, NULL));
+    check_direct(set, &first, true, 3);
+}
+
 int main(void)
 {
     struct CMUnitTest tests[64];
     static char names[64][64];
     size_t count = 0;
     static const struct { const char *name; CMUnitTestFunction function; } functions[] = {
-        {"random_shapes", test_random_shapes}, {"network_shapes", test_network_shapes}, {"largest_sums", test_largest_sums}};
+        {"random_shapes", test_random_shapes}, {"network_shapes", test_network_shapes}, {"largest_sums", test_largest_sums},
+        {"sources", test_sources}, {"direct", test_direct}};
     for (int i = 0; kernel_sets[i]; i++)
-        for (size_t f = 0; f < 3; f++) {
+        for (size_t f = 0; f < sizeof functions / sizeof functions[0]; f++) {
             snprintf(names[count], sizeof names[count], "%s: %s", kernel_sets[i]->name, functions[f].name);
             tests[count] = (struct CMUnitTest){names[count], functions[f].function, NULL, NULL, (void *)(uintptr_t)kernel_sets[i]};
             count++;

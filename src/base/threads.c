@@ -17,8 +17,8 @@ struct thread_pool {
     int started;
     pthread_mutex_t mutex;
     pthread_cond_t work_ready, work_done;
-    unsigned generation; // counts the calls of thread_pool_run
-    int running;         // workers that have not finished the present generation
+    atomic_uint generation; // counts the calls of thread_pool_run
+    atomic_int running;     // workers that have not finished the present generation
     bool stopping;
     thread_task function;
     void *context;
@@ -41,23 +41,48 @@ static void run_tasks(struct thread_pool *pool, int thread)
         pool->function(pool->context, task, thread);
 }
 
+static inline void pause_a_little(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#endif
+}
+
+// The next piece of work of a training step comes within some microseconds; waking a sleeping thread takes longer. So a
+// thread looks for SPINS turns (20 to 50 microseconds) before it sleeps, which is too short to take a core from anybody.
+#define SPINS 1000
+
+static void wait_for_work(struct thread_pool *pool, unsigned seen)
+{
+    for (int i = 0; i < SPINS && atomic_load(&pool->generation) == seen; i++) pause_a_little();
+    if (atomic_load(&pool->generation) != seen) return;
+    pthread_mutex_lock(&pool->mutex);
+    while (!pool->stopping && atomic_load(&pool->generation) == seen) pthread_cond_wait(&pool->work_ready, &pool->mutex);
+    pthread_mutex_unlock(&pool->mutex);
+}
+
+static void wait_for_workers(struct thread_pool *pool)
+{
+    for (int i = 0; i < SPINS && atomic_load(&pool->running) > 0; i++) pause_a_little();
+    if (atomic_load(&pool->running) == 0) return;
+    pthread_mutex_lock(&pool->mutex);
+    while (atomic_load(&pool->running) > 0) pthread_cond_wait(&pool->work_done, &pool->mutex);
+    pthread_mutex_unlock(&pool->mutex);
+}
+
 static void *worker_main(void *argument)
 {
     struct worker *worker = argument;
     struct thread_pool *pool = worker->pool;
-    unsigned seen = 0;
-    pthread_mutex_lock(&pool->mutex);
-    for (;;) {
-        while (!pool->stopping && pool->generation == seen) pthread_cond_wait(&pool->work_ready, &pool->mutex);
-        if (pool->stopping) break;
-        seen = pool->generation;
-        pthread_mutex_unlock(&pool->mutex);
+    for (unsigned seen = 0;; seen++) {
+        wait_for_work(pool, seen);
+        if (pool->stopping) return NULL;
         run_tasks(pool, worker->thread);
+        if (atomic_fetch_sub(&pool->running, 1) > 1) continue;
         pthread_mutex_lock(&pool->mutex);
-        if (--pool->running == 0) pthread_cond_signal(&pool->work_done);
+        pthread_cond_signal(&pool->work_done);
+        pthread_mutex_unlock(&pool->mutex);
     }
-    pthread_mutex_unlock(&pool->mutex);
-    return NULL;
 }
 
 struct thread_pool *thread_pool_create(int threads, struct error *error)
@@ -96,6 +121,7 @@ void thread_pool_destroy(struct thread_pool *pool)
     if (!pool) return;
     pthread_mutex_lock(&pool->mutex);
     pool->stopping = true;
+    atomic_fetch_add(&pool->generation, 1);
     pthread_cond_broadcast(&pool->work_ready);
     pthread_mutex_unlock(&pool->mutex);
     for (int i = 0; i < pool->started; i++) pthread_join(pool->workers[i].handle, NULL);
@@ -120,14 +146,11 @@ void thread_pool_run(struct thread_pool *pool, int tasks, thread_task function, 
     bool parallel = pool->size > 1 && tasks > 1;
     if (parallel) {
         pthread_mutex_lock(&pool->mutex);
-        pool->running = pool->size - 1;
-        pool->generation++;
+        atomic_store(&pool->running, pool->size - 1);
+        atomic_fetch_add(&pool->generation, 1);
         pthread_cond_broadcast(&pool->work_ready);
         pthread_mutex_unlock(&pool->mutex);
     }
     run_tasks(pool, 0);
-    if (!parallel) return;
-    pthread_mutex_lock(&pool->mutex);
-    while (pool->running > 0) pthread_cond_wait(&pool->work_done, &pool->mutex);
-    pthread_mutex_unlock(&pool->mutex);
+    if (parallel) wait_for_workers(pool);
 }

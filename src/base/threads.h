@@ -1,4 +1,4 @@
-// A thread pool: started once, sleeping when idle. Work is a number of independent tasks; which
+// A thread pool: started once, sleeping when idle (after some microseconds). Work is a number of independent tasks; which
 // thread computes a task is left open, so a task must own what it writes. Sums that cross tasks are
 // kept per task and added in task order by the caller, which makes every result independent of the
 // number of threads.

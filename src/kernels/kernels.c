@@ -3,7 +3,6 @@
 
 #include <string.h>
 
-extern const struct kernel_set kernels_scalar;
 #ifdef MLSNET_X86
 extern const struct kernel_set kernels_avx512vnni;
 #endif

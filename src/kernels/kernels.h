@@ -119,6 +119,8 @@ struct kernel_set {
     double (*multiply_add_rounds)(long rounds);  // fp32
 };
 
+extern const struct kernel_set kernels_scalar; // the reference, to which other sets leave what is rare
+
 extern const struct kernel_set *const kernel_sets[]; // best first, ended by NULL; "scalar" is last and always supported
 // By name, or the best supported for NULL; NULL if unknown or not supported here.
 const struct kernel_set *kernel_set_find(const char *name);

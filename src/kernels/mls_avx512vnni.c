@@ -25,33 +25,34 @@ static bool supported_avx512vnni(void)
 // ---------------------------------------------------------------------------------------------
 // Quantization
 
+// I = ((Y' with its `dropped` low bits cleared) >> shift), dropped = max(floor(log2 Y), low) - mantissa: the same number as
+// in struct quantizer's formula, whose clamps at `high` and at 65535 change nothing that `largest` does not cut off as well.
 struct quantizer_vectors {
-    __m512i low, high, largest, mantissa;
+    __m512i log_offset;     // 31 - mantissa
+    __m512i fewest_dropped; // low - mantissa
+    __m512i largest;
+    __m128i shift;          // low - mantissa
 };
 
 INLINE struct quantizer_vectors quantizer_load(const struct quantizer *q)
 {
-    return (struct quantizer_vectors){_mm512_set1_epi32(q->low), _mm512_set1_epi32(q->high),
-                                      _mm512_set1_epi32(q->largest), _mm512_set1_epi32(q->mantissa)};
+    return (struct quantizer_vectors){_mm512_set1_epi32(31 - q->mantissa), _mm512_set1_epi32(q->low - q->mantissa),
+                                      _mm512_set1_epi32(q->largest), _mm_cvtsi32_si128(q->low - q->mantissa)};
 }
 
-// 16 elements -> I as int32. random: 16 bits a lane.
-INLINE __m512i quantize_16(const struct quantizer_vectors *q, __m512 x, __m512 reciprocal, __m512i random,
-                           bool stochastic)
+// 16 elements -> I as int32. reciprocal: 2^16 / (St * Sg). random: at least 15 bits a lane. POSITIVE: no element is negative.
+INLINE __m512i quantize_16(const struct quantizer_vectors *q, __m512 x, __m512 reciprocal, __m512i random, const bool STOCHASTIC,
+                           const bool POSITIVE)
 {
-    const __m512i one = _mm512_set1_epi32(1);
-    __m512 scaled = _mm512_mul_ps(_mm512_mul_ps(_mm512_abs_ps(x), reciprocal), _mm512_set1_ps(65536.0f));
-    __m512i y = _mm512_cvtps_epi32(_mm512_min_ps(scaled, _mm512_set1_ps(65535.0f)));
-    __m512i l = _mm512_sub_epi32(_mm512_set1_epi32(31), _mm512_lzcnt_epi32(y));
-    l = _mm512_min_epi32(_mm512_max_epi32(l, q->low), q->high);
-    __m512i dropped = _mm512_sub_epi32(l, q->mantissa);
-    __m512i power = _mm512_sllv_epi32(one, dropped);
-    if (stochastic)
-        y = _mm512_add_epi32(y, _mm512_and_epi32(random, _mm512_sub_epi32(power, one)));
+    __m512i y = _mm512_cvtps_epi32(_mm512_mul_ps(POSITIVE ? x : _mm512_abs_ps(x), reciprocal));
+    __m512i dropped = _mm512_max_epi32(_mm512_sub_epi32(q->log_offset, _mm512_lzcnt_epi32(y)), q->fewest_dropped);
+    __m512i kept = _mm512_sllv_epi32(_mm512_set1_epi32(-1), dropped);
+    if (STOCHASTIC)
+        y = _mm512_add_epi32(y, _mm512_andnot_si512(kept, random));
     else
-        y = _mm512_add_epi32(y, _mm512_srli_epi32(power, 1));
-    __m512i integer = _mm512_sllv_epi32(_mm512_srlv_epi32(y, dropped), _mm512_sub_epi32(l, q->low));
-    integer = _mm512_min_epi32(integer, q->largest);
+        y = _mm512_add_epi32(y, _mm512_srli_epi32(_mm512_sub_epi32(_mm512_setzero_si512(), kept), 1));
+    __m512i integer = _mm512_min_epi32(_mm512_srl_epi32(_mm512_and_si512(y, kept), q->shift), q->largest);
+    if (POSITIVE) return integer;
     __mmask16 negative = _mm512_movepi32_mask(_mm512_castps_si512(x));
     return _mm512_mask_sub_epi32(integer, negative, _mm512_setzero_si512(), integer);
 }
@@ -73,9 +74,16 @@ struct quantize_vectors {
     __m512i first, second, zero_point;
 };
 
-// Up to 4 neighbouring pixels of one row, from raster position `position`, row y, column x. hash: 16 bits in the low half.
+// What is known of a job when the code is compiled.
+struct variant {
+    bool stochastic, positive;
+    enum source_kind kind;
+    enum piecewise activation;
+};
+
+// Up to 4 neighbouring pixels of one row, from raster position `position`, row y, column x. random: in the low 16 bits.
 INLINE void quantize_quad(const struct quantize_job *job, const struct quantize_vectors *v, int position, int y, int x, int count,
-                          const __m512i hash[4], bool stochastic, enum source_kind kind, enum piecewise activation)
+                          const __m512i random[4], const struct variant variant)
 {
     __m512i codes[4];
 #pragma GCC unroll 4
@@ -84,8 +92,8 @@ INLINE void quantize_quad(const struct quantize_job *job, const struct quantize_
             codes[i] = _mm512_setzero_si512();
             continue;
         }
-        __m512 value = (__m512)source_value(&v->source, (size_t)(position + i), kind, activation);
-        codes[i] = quantize_16(&v->q, value, v->reciprocal, hash[i], stochastic);
+        __m512 value = (__m512)source_value(&v->source, (size_t)(position + i), variant.kind, variant.activation);
+        codes[i] = quantize_16(&v->q, value, v->reciprocal, random[i], variant.stochastic, variant.positive);
     }
     // 128-bit lane k, dword j: channels 4 k .. 4 k + 3 of pixel j.
     __m512i bytes = _mm512_packs_epi16(_mm512_packs_epi32(codes[0], codes[1]), _mm512_packs_epi32(codes[2], codes[3]));
@@ -117,26 +125,23 @@ INLINE void cursor_advance(struct cursor *c, int columns, int width)
 }
 
 // Rows of whole quads: one hash serves the pixels `position` and `position` + 16.
-INLINE void quantize_whole_quads(const struct quantize_job *job, const struct quantize_vectors *v, bool stochastic,
-                                 enum source_kind kind, enum piecewise activation)
+INLINE void quantize_whole_quads(const struct quantize_job *job, const struct quantize_vectors *v, const struct variant variant)
 {
     int total = job->height * job->width;
     struct cursor near = {0, 0}, far = {0, 0};
     cursor_advance(&far, 16, job->width);
-    const __m512i low = _mm512_set1_epi32(0xffff);
     for (int start = 0; start < total; start += 32) {
         for (int j = 0; j < 16 && start + j < total; j += 4) {
             __m512i near_bits[4], far_bits[4];
 #pragma GCC unroll 4
             for (int i = 0; i < 4; i++) {
-                __m512i hash = stochastic ? hash_16(v->first, v->second, (uint32_t)(start / 2 + j + i)) : low;
-                near_bits[i] = _mm512_and_si512(hash, low);
-                far_bits[i] = _mm512_srli_epi32(hash, 16);
+                near_bits[i] = variant.stochastic ? hash_16(v->first, v->second, (uint32_t)(start / 2 + j + i)) : _mm512_setzero_si512();
+                far_bits[i] = _mm512_srli_epi32(near_bits[i], 16);
             }
-            quantize_quad(job, v, start + j, near.y, near.x, 4, near_bits, stochastic, kind, activation);
+            quantize_quad(job, v, start + j, near.y, near.x, 4, near_bits, variant);
             cursor_advance(&near, 4, job->width);
             if (start + j + 16 >= total) continue;
-            quantize_quad(job, v, start + j + 16, far.y, far.x, 4, far_bits, stochastic, kind, activation);
+            quantize_quad(job, v, start + j + 16, far.y, far.x, 4, far_bits, variant);
             cursor_advance(&far, 4, job->width);
         }
         cursor_advance(&near, 16, job->width);
@@ -145,8 +150,7 @@ INLINE void quantize_whole_quads(const struct quantize_job *job, const struct qu
 }
 
 // Any width.
-INLINE void quantize_rows(const struct quantize_job *job, const struct quantize_vectors *v, bool stochastic, enum source_kind kind,
-                          enum piecewise activation)
+INLINE void quantize_rows(const struct quantize_job *job, const struct quantize_vectors *v, const struct variant variant)
 {
     for (int y = 0; y < job->height; y++)
         for (int x = 0; x < job->width; x += 4) {
@@ -154,43 +158,61 @@ INLINE void quantize_rows(const struct quantize_job *job, const struct quantize_
             __m512i bits[4];
             for (int i = 0; i < 4; i++) {
                 int p = position + i;
-                bits[i] = stochastic ? hash_16(v->first, v->second, (uint32_t)(p / 32 * 16 + p % 16)) : _mm512_setzero_si512();
-                bits[i] = p / 16 % 2 ? _mm512_srli_epi32(bits[i], 16) : _mm512_and_si512(bits[i], _mm512_set1_epi32(0xffff));
+                bits[i] = variant.stochastic ? hash_16(v->first, v->second, (uint32_t)(p / 32 * 16 + p % 16)) : _mm512_setzero_si512();
+                if (p / 16 % 2) bits[i] = _mm512_srli_epi32(bits[i], 16);
             }
-            quantize_quad(job, v, position, y, x, count, bits, stochastic, kind, activation);
+            quantize_quad(job, v, position, y, x, count, bits, variant);
         }
 }
 
-INLINE void quantize_source(const struct quantize_job *job, bool stochastic, enum source_kind kind, enum piecewise activation)
+INLINE void quantize_source(const struct quantize_job *job, const struct variant variant)
 {
-    struct quantize_vectors v = {.q = quantizer_load(&job->quantizer), .source = source_open(&job->source, kind),
-                                 .reciprocal = _mm512_loadu_ps(job->reciprocals),
+    struct quantize_vectors v = {.q = quantizer_load(&job->quantizer), .source = source_open(&job->source, variant.kind),
+                                 .reciprocal = _mm512_mul_ps(_mm512_loadu_ps(job->reciprocals), _mm512_set1_ps(65536.0f)),
                                  .first = _mm512_loadu_si512(job->first_keys), .second = _mm512_loadu_si512(job->second_keys),
                                  .zero_point = _mm512_set1_epi8((char)job->zero_point)};
     if (job->width % 4 == 0)
-        quantize_whole_quads(job, &v, stochastic, kind, activation);
+        quantize_whole_quads(job, &v, variant);
     else
-        quantize_rows(job, &v, stochastic, kind, activation);
+        quantize_rows(job, &v, variant);
+}
+
+static void quantize_positive_avx512vnni(const struct quantize_job *job)
+{
+#define BODY(kind, activation) quantize_source(job, (struct variant){false, true, kind, activation})
+    SOURCE_DISPATCH(&job->source, BODY);
+#undef BODY
 }
 
 static void quantize_nearest_avx512vnni(const struct quantize_job *job)
 {
-#define BODY(kind, activation) quantize_source(job, false, kind, activation)
+#define BODY(kind, activation) quantize_source(job, (struct variant){false, false, kind, activation})
     SOURCE_DISPATCH(&job->source, BODY);
 #undef BODY
 }
 
 static void quantize_stochastic_avx512vnni(const struct quantize_job *job)
 {
-#define BODY(kind, activation) quantize_source(job, true, kind, activation)
+#define BODY(kind, activation) quantize_source(job, (struct variant){true, false, kind, activation})
     SOURCE_DISPATCH(&job->source, BODY);
 #undef BODY
 }
 
+// Whether 2^16 / (St * Sg) is a finite number, as it is for all but the smallest scales.
+static bool scaled_is_finite(const struct quantize_job *job)
+{
+    __mmask16 large = _mm512_cmp_ps_mask(_mm512_loadu_ps(job->reciprocals), _mm512_set1_ps(0x1p111f), _CMP_GE_OQ);
+    return large == 0;
+}
+
 static void quantize_block_avx512vnni(const struct quantize_job *job)
 {
-    if (job->quantizer.stochastic)
+    if (!scaled_is_finite(job))
+        kernels_scalar.quantize_block(job);
+    else if (job->quantizer.stochastic)
         quantize_stochastic_avx512vnni(job);
+    else if (job->zero_point == 0 && !job->quads)
+        quantize_positive_avx512vnni(job);
     else
         quantize_nearest_avx512vnni(job);
 }
@@ -198,12 +220,16 @@ static void quantize_block_avx512vnni(const struct quantize_job *job)
 static void quantize_run_avx512vnni(const struct quantizer *quantizer, const float *x, int count, float reciprocal,
                                     int8_t *codes)
 {
+    if (reciprocal >= 0x1p111f) { // see scaled_is_finite
+        kernels_scalar.quantize_run(quantizer, x, count, reciprocal, codes);
+        return;
+    }
     struct quantizer_vectors q = quantizer_load(quantizer);
-    __m512 r = _mm512_set1_ps(reciprocal);
+    __m512 r = _mm512_set1_ps(reciprocal * 65536.0f);
     for (int i = 0; i < count; i += 16) {
         int left = count - i < 16 ? count - i : 16;
         __mmask16 mask = (__mmask16)((1u << left) - 1);
-        __m512i integers = quantize_16(&q, _mm512_maskz_loadu_ps(mask, x + i), r, _mm512_setzero_si512(), false);
+        __m512i integers = quantize_16(&q, _mm512_maskz_loadu_ps(mask, x + i), r, _mm512_setzero_si512(), false, false);
         _mm_mask_storeu_epi8(codes + i, mask, _mm512_cvtepi32_epi8(integers));
     }
 }
@@ -366,6 +392,9 @@ INLINE __m512i load_pixels(const uint8_t *from, size_t pixel_bytes, __m512i orde
     __m512i pixels;
     if (pixel_bytes == BLOCK_CHANNELS) {
         pixels = _mm512_loadu_si512(from);
+    } else if (pixel_bytes == 2 * BLOCK_CHANNELS) { // every other one of 8 pixels
+        const __m512i even = _mm512_setr_epi64(0, 1, 4, 5, 8, 9, 12, 13);
+        pixels = _mm512_permutex2var_epi64(_mm512_loadu_si512(from), even, _mm512_loadu_si512(from + 64));
     } else {
         pixels = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)from));
         pixels = _mm512_inserti32x4(pixels, _mm_loadu_si128((const __m128i *)(from + pixel_bytes)), 1);
@@ -438,6 +467,9 @@ static void gradient_image_avx512vnni(const struct gradient_job *job, float *tot
     __m512i sum[GRADIENT_TAPS][GRADIENT_CHANNELS];
     if (job->taps == 3 && job->pixel_bytes == BLOCK_CHANNELS) {
         gradient_sums(job, sum, 3, BLOCK_CHANNELS);
+        add_to_totals(job, sum, totals, 3);
+    } else if (job->taps == 3 && job->pixel_bytes == 2 * BLOCK_CHANNELS) {
+        gradient_sums(job, sum, 3, 2 * BLOCK_CHANNELS);
         add_to_totals(job, sum, totals, 3);
     } else if (job->taps == 3) {
         gradient_sums(job, sum, 3, job->pixel_bytes);
