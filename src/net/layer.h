@@ -97,6 +97,7 @@ struct layer {
     bool reads_sources;        // reads inputs by layer_input_source alone
     bool reads_planar;         // as the first layer it reads network->input as it comes, [channels][pixels]
     bool can_defer;            // can leave its output as a source
+    bool is_alias;             // only another name for inputs[0], which those that name this layer get instead
     bool keeps_delta;          // backward leaves delta as it was
     // If not NULL: called for each image by the last writer of delta, while that image is in the cache.
     void (*delta_ready)(struct layer *layer, int image);

@@ -53,6 +53,12 @@ struct delta_target layer_delta_target(struct layer *layer, int i)
     return target;
 }
 
+static struct layer *named_layer(const struct network *network, int index)
+{
+    struct layer *layer = network->layers[index];
+    return layer->is_alias ? layer->inputs[0] : layer;
+}
+
 bool layer_set_inputs(struct layer *layer, const int *references, int count, struct diagnostics *diagnostics)
 {
     struct layer **inputs = layer_allocate(layer, (size_t)count, sizeof *inputs, diagnostics);
@@ -66,7 +72,7 @@ bool layer_set_inputs(struct layer *layer, const int *references, int count, str
             memory_release(inputs);
             return false;
         }
-        inputs[i] = layer->network->layers[index];
+        inputs[i] = named_layer(layer->network, index);
     }
     memory_release(layer->inputs);
     layer->inputs = inputs;
@@ -222,9 +228,14 @@ static struct layer *layer_create(struct network *network, struct cfg_section *s
     }
     *layer = (struct layer){.type = type, .network = network, .index = network->layer_count, .section = section,
                             .settings = settings, .inputs = inputs, .input_count = 1};
-    inputs[0] = layer->index > 0 ? network->layers[layer->index - 1] : NULL;
+    inputs[0] = layer->index > 0 ? named_layer(network, layer->index - 1) : NULL;
     layer->input_shape = layer_input_shape(layer, 0);
     return layer;
+}
+
+static bool reads(const struct layer *reader, int k, const struct layer *layer)
+{
+    return !reader->is_alias && reader->inputs[k] == layer;
 }
 
 static bool same_shape(struct shape a, struct shape b)
@@ -245,8 +256,8 @@ static void share_deltas(struct network *network, struct layer *layer)
         const struct layer *reader = network->layers[i];
         for (int k = 0; k < reader->input_count; k++) {
             if (reader == layer) continue;
-            only_reader &= reader->inputs[k] != first;
-            comes_last &= reader->inputs[k] != second || i <= first->index;
+            only_reader &= !reads(reader, k, first);
+            comes_last &= !reads(reader, k, second) || i <= first->index;
         }
     }
     if (!only_reader || !first->needs_delta) return;
@@ -260,7 +271,7 @@ static void share_deltas(struct network *network, struct layer *layer)
 static bool allocate_delta(struct network *network, struct layer *layer, struct diagnostics *diagnostics)
 {
     struct error error;
-    if (!network->for_training || !layer->needs_delta) return true;
+    if (!network->for_training || !layer->needs_delta || layer->is_alias) return true;
     if (!layer->shares_delta)
         layer->delta = memory_allocate((size_t)network->max_images * shape_stored(layer->output_shape), sizeof(float), &error);
     if (!layer->delta)
@@ -276,7 +287,7 @@ static bool is_deferred(const struct network *network, const struct layer *layer
     if (!layer->can_defer || layer == network->output_layer) return false;
     for (int i = 0; i < network->layer_count; i++)
         for (int k = 0; k < network->layers[i]->input_count; k++) {
-            if (network->layers[i]->inputs[k] != layer) continue;
+            if (!reads(network->layers[i], k, layer)) continue;
             if (!network->layers[i]->reads_sources) return false;
             readers++;
         }
@@ -287,6 +298,7 @@ static bool allocate_output(struct network *network, struct layer *layer, struct
 {
     struct error error;
     size_t images = (size_t)network->max_images;
+    if (layer->is_alias) return true;
     if (!is_deferred(network, layer)) layer->output = memory_allocate(images * shape_stored(layer->output_shape), sizeof(float), &error);
     layer->output_maximum = memory_allocate(images * blocked_channels(layer->output_shape.channels), sizeof(float), &error);
     bool good = layer->output_maximum && (layer->output || is_deferred(network, layer));
@@ -306,7 +318,7 @@ static bool allocate_maps(struct network *network, struct diagnostics *diagnosti
             struct layer *layer = network->layers[i], *input = layer->inputs[k];
             if (!input) continue;
             if (input->needs_delta) layer->needs_delta = true;
-            input->delta_writers++;
+            if (!layer->is_alias) input->delta_writers++;
         }
     for (int i = 0; i < network->layer_count; i++)
         if (!allocate_output(network, network->layers[i], diagnostics)) return false;
@@ -345,7 +357,7 @@ static void find_ends(struct network *network, struct diagnostics *diagnostics)
         if (strcmp(layer->type->name, "softmax") == 0) network->output_layer = network->loss_layer = layer;
     }
     if (network->output_layer) return;
-    network->output_layer = network->layers[network->layer_count - 1];
+    network->output_layer = named_layer(network, network->layer_count - 1);
     if (strcmp(network->output_layer->type->name, "cost") == 0) {
         network->loss_layer = network->output_layer;
         network->output_layer = network->loss_layer->inputs[0] ? network->loss_layer->inputs[0] : network->loss_layer;

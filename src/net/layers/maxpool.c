@@ -43,13 +43,15 @@ static bool create(struct layer *layer, struct diagnostics *diagnostics)
         return false;
     }
     layer->output_shape = (struct shape){in.channels, height / pool->stride + 1, width / pool->stride + 1};
+    layer->reads_sources = true;
+    network_request_scratch(layer->network, shape_pixels(in) * BLOCK_CHANNELS * sizeof(float));
     layer->output_nonnegative = layer->inputs[0] && layer->inputs[0]->output_nonnegative;
     size_t count = (size_t)layer->network->max_images * shape_stored(layer->output_shape);
     return (pool->winners = layer_allocate(layer, count, sizeof(int), diagnostics)) != NULL;
 }
 
 // The largest values of one window of a block, the first among equals; a window outside the picture gives 0.
-static void window_maximum(const struct maxpool *pool, struct shape in, const float *block, int y, int x, float largest[BLOCK_CHANNELS],
+VECTOR_INLINE void window_maximum(const struct maxpool *pool, struct shape in, const float *block, int y, int x, float largest[BLOCK_CHANNELS],
                            int winners[BLOCK_CHANNELS])
 {
     for (int i = 0; i < BLOCK_CHANNELS; i++) winners[i] = -1;
@@ -68,27 +70,42 @@ static void window_maximum(const struct maxpool *pool, struct shape in, const fl
     for (int i = 0; i < BLOCK_CHANNELS; i++) largest[i] = winners[i] < 0 ? 0 : largest[i];
 }
 
+VECTORIZED static void pool_block(const struct maxpool *pool, struct shape in, struct shape out, const float *block, float *output, int *winners)
+{
+    for (int y = 0; y < out.height; y++)
+        for (int x = 0; x < out.width; x++, output += BLOCK_CHANNELS, winners += BLOCK_CHANNELS) {
+            float largest[BLOCK_CHANNELS];
+            window_maximum(pool, in, block, y, x, largest, winners);
+            memcpy(output, largest, sizeof largest);
+        }
+}
+
 static void forward_task(void *context, int image, int thread)
 {
-    (void)thread;
     struct layer *layer = context;
     const struct maxpool *pool = layer->state;
     struct shape in = layer->input_shape, out = layer->output_shape;
-    const float *input = layer_input(layer, 0) + (size_t)image * shape_stored(in);
-    size_t at = (size_t)image * shape_stored(out);
-    for (int block = 0; block < blocked_count(in.channels); block++, input += shape_pixels(in) * BLOCK_CHANNELS)
-        for (int y = 0; y < out.height; y++)
-            for (int x = 0; x < out.width; x++, at += BLOCK_CHANNELS) {
-                float largest[BLOCK_CHANNELS];
-                window_maximum(pool, in, input, y, x, largest, pool->winners + at);
-                memcpy(layer->output + at, largest, sizeof largest);
-            }
+    struct source map = layer_input_source(layer, 0);
+    int blocks = blocked_count(in.channels);
+    for (int block = 0; block < blocks; block++) {
+        struct source source = source_of_block(&map, image, block, blocks, shape_pixels(in));
+        size_t number = (size_t)image * (size_t)blocks + (size_t)block, at = number * shape_pixels(out) * BLOCK_CHANNELS;
+        const float *values = source.x;
+        if (source.kind != SOURCE_PLAIN) {
+            values = network_scratch(layer->network, thread);
+            source_write(&source, shape_pixels(in), network_scratch(layer->network, thread), false);
+        }
+        pool_block(pool, in, out, values, layer->output + at, pool->winners + at);
+        source_maxima(&(struct source){.kind = SOURCE_PLAIN, .x = layer->output + at}, shape_pixels(out),
+                      layer->output_maximum + number * BLOCK_CHANNELS);
+    }
 }
 
 static bool forward(struct layer *layer, const struct pass *pass, struct error *error)
 {
     (void)error;
     thread_pool_run(pass->pool, pass->images, forward_task, layer);
+    layer->output_maximum_known = true;
     return true;
 }
 

@@ -1,4 +1,5 @@
-// [route]: the outputs of several layers, one after the other along the channels.
+// [route]: the outputs of several layers, one after the other along the channels. A route of one layer is only another name
+// for it.
 #include <string.h>
 
 #include "net/network.h"
@@ -35,6 +36,7 @@ static bool create(struct layer *layer, struct diagnostics *diagnostics)
         layer->output_nonnegative = layer->output_nonnegative && layer->inputs[i]->output_nonnegative;
     }
     layer->output_shape = shape;
+    layer->is_alias = layer->input_count == 1;
     return true;
 }
 
@@ -84,6 +86,7 @@ static void forward_task(void *context, int image, int thread)
 static bool forward(struct layer *layer, const struct pass *pass, struct error *error)
 {
     (void)error;
+    if (layer->is_alias) return true;
     bool known = true;
     struct work work = {.layer = layer, .slice = {.whole = layer->output_shape}};
     size_t stored = blocked_channels(layer->output_shape.channels);
