@@ -96,30 +96,29 @@ static void check_case(const struct kernel_set *set, const struct test_case *tes
     assert_non_null(pool);
     assert_non_null(packed);
     assert_true(packed_quantize_weights(packed, pool, w, TENSOR_KEY, false, &error));
-    const struct source activations = {.kind = SOURCE_PLAIN, .x = to_blocked(a, input)};
-    const struct source errors = {.kind = SOURCE_PLAIN, .x = to_blocked(e, output)};
-    assert_true(packed_quantize_activations(packed, pool, s->images, &activations, NULL, TENSOR_KEY + 1, false, &error));
-    assert_true(packed_quantize_errors(packed, pool, s->images, &errors, NULL, TENSOR_KEY + 2, &error));
-    memory_release((void *)(uintptr_t)activations.x);
-    memory_release((void *)(uintptr_t)errors.x);
+    float *a_map = to_blocked(a, input), *e_map = to_blocked(e, output);
+    const struct packed_input activations = {.source = {.kind = SOURCE_PLAIN, .x = a_map}, .tensor_key = TENSOR_KEY + 1};
+    const struct packed_input errors = {.source = {.kind = SOURCE_PLAIN, .x = e_map}, .tensor_key = TENSOR_KEY + 2};
     const struct image_done nothing = {NULL, NULL};
     for (size_t i = 0; i < volume(input); i++) found[i] = (float)(i % 7);
     float *map = to_blocked(found, input), *out_map = to_blocked(e, output);
 
     mls_convolution_forward(s, &qw, &qa, expected);
-    packed_forward(packed, pool, s->images, out_map, nothing);
+    assert_true(packed_forward(packed, pool, s->images, &activations, false, out_map, nothing, &error));
     from_blocked(out_map, output, found);
     assert_same("forward", expected, found, volume(output));
     mls_convolution_input_error(s, &qw, &qe, expected);
     float *added = memory_allocate(volume(input), sizeof(float), NULL);
     for (size_t i = 0; i < volume(input); i++) added[i] = (float)(i % 7) + expected[i];
-    packed_input_error(packed, pool, s->images, map, true, nothing);
+    assert_true(packed_input_error(packed, pool, s->images, &errors, map, true, nothing, &error));
     from_blocked(map, input, found);
     assert_same("input error, added", added, found, volume(input));
-    packed_input_error(packed, pool, s->images, map, false, nothing);
+    assert_true(packed_input_error(packed, pool, s->images, &errors, map, false, nothing, &error));
     from_blocked(map, input, found);
     assert_same("input error", expected, found, volume(input));
     memory_release(added);
+    memory_release(a_map);
+    memory_release(e_map);
     memory_release(map);
     memory_release(out_map);
     mls_convolution_weight_gradient(s, &qa, &qe, expected);
@@ -282,6 +281,17 @@ static float *materialized(const struct source *map, const int dims[4])
     return values;
 }
 
+static void loose_bounds(const float *map, const int dims[4], uint64_t key, float *bounds)
+{
+    size_t pixels = (size_t)dims[2] * (size_t)dims[3];
+    struct random_stream stream = {key, 0};
+    for (int block = 0; block < dims[0] * blocked_count(dims[1]); block++, bounds += BLOCK_CHANNELS) {
+        source_maxima(&(struct source){.kind = SOURCE_PLAIN, .x = map + (size_t)block * pixels * BLOCK_CHANNELS}, pixels, bounds);
+        for (int i = 0; i < BLOCK_CHANNELS; i++)
+            if (random_below(&stream, 2)) bounds[i] *= 1 + 3 * random_uniform(&stream);
+    }
+}
+
 static void check_sources(const struct kernel_set *set, struct test_case test, enum piecewise activation, uint64_t key)
 {
     const struct convolution_shape *s = &test.shape;
@@ -299,24 +309,29 @@ static void check_sources(const struct kernel_set *set, struct test_case test, e
     size_t weights = (size_t)s->out_channels * (size_t)s->in_channels * (size_t)(s->kernel_height * s->kernel_width);
     struct thread_pool *pool = thread_pool_create(2, NULL);
     for (int k = 0; k < 2; k++) {
-        const struct source activations = k ? (struct source){.kind = SOURCE_PLAIN, .x = plain[0]} : owed[0];
-        const struct source errors = k ? (struct source){.kind = SOURCE_PLAIN, .x = plain[1]} : owed[1];
+        // The bounds are anything between the maxima and far above; they must change nothing.
+        float *bounds = memory_allocate((size_t)s->images * blocked_channels(s->out_channels), sizeof(float), NULL);
+        loose_bounds(plain[1], output, key + 6, bounds);
+        const struct packed_input activations = {.source = k ? (struct source){.kind = SOURCE_PLAIN, .x = plain[0]} : owed[0], .tensor_key = TENSOR_KEY};
+        const struct packed_input errors = {.source = k ? (struct source){.kind = SOURCE_PLAIN, .x = plain[1]} : owed[1], .tensor_key = TENSOR_KEY,
+                                            .bounds = k ? NULL : bounds};
+        const struct image_done nothing = {NULL, NULL};
         struct packed_request request = {.kernels = k ? &kernels_scalar : set, .shape = *s, .for_training = true,
                                          .nonnegative = activation == PIECEWISE_RELU || activation == PIECEWISE_RELU6};
         memcpy(request.formats, test.formats, sizeof request.formats);
         struct packed_convolution *packed = packed_create(&request, NULL);
         float *w = random_values((const int[4]){s->out_channels, s->in_channels, s->kernel_height, s->kernel_width}, key + 5, false, VALUES_RANDOM);
         assert_true(packed_quantize_weights(packed, pool, w, TENSOR_KEY, false, NULL));
-        assert_true(packed_quantize_activations(packed, pool, s->images, &activations, NULL, TENSOR_KEY, false, NULL));
-        assert_true(packed_quantize_errors(packed, pool, s->images, &errors, NULL, TENSOR_KEY, NULL));
+        assert_true(packed_forward(packed, pool, s->images, &activations, false, NULL, nothing, NULL));
         results[k][0] = memory_allocate(weights, sizeof(float), NULL);
         results[k][1] = memory_allocate(volume(input), sizeof(float), NULL);
         float *map = to_blocked(planar_x, input);
+        assert_true(packed_input_error(packed, pool, s->images, &errors, map, false, nothing, NULL));
         packed_weight_gradient(packed, pool, s->images, results[k][0]);
-        packed_input_error(packed, pool, s->images, map, false, (struct image_done){NULL, NULL});
         from_blocked(map, input, results[k][1]);
         memory_release(map);
         memory_release(w);
+        memory_release(bounds);
         packed_destroy(packed);
     }
     assert_same("weight gradient from sources", results[1][0], results[0][0], weights);

@@ -81,7 +81,10 @@ static bool create_map(struct packed_convolution *packed, struct packed_map *map
     map->plane_maxima = take(packed, images * (size_t)map->blocks * BLOCK_CHANNELS, sizeof(float), error);
     map->plane_scales = take(packed, images * (size_t)map->blocks * BLOCK_CHANNELS, sizeof(float), error);
     map->plane_groups = take(packed, images * (size_t)dims[1], sizeof(int), error);
-    if (!map->maxima || !map->scales || !map->plane_maxima || !map->plane_scales || !map->plane_groups)
+    map->image_bounds = take(packed, images, sizeof(float), error);
+    map->image_seen = take(packed, images, sizeof(bool), error);
+    if (!map->maxima || !map->scales || !map->plane_maxima || !map->plane_scales || !map->plane_groups || !map->image_bounds ||
+        !map->image_seen)
         return false;
     for (int image = 0; image < dims[0]; image++)
         for (int c = 0; c < dims[1]; c++)
@@ -324,6 +327,8 @@ static void destroy_map(struct packed_map *map)
     memory_release(map->maxima);
     memory_release(map->scales);
     memory_release(map->plane_maxima);
+    memory_release(map->image_bounds);
+    memory_release(map->image_seen);
     memory_release(map->plane_scales);
     memory_release(map->plane_groups);
 }

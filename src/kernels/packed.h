@@ -32,16 +32,18 @@ struct packed_convolution *packed_create(const struct packed_request *request, s
 void packed_destroy(struct packed_convolution *packed);
 size_t packed_memory(const struct packed_convolution *packed); // bytes
 
-// Quantize one operand. tensor_key: see quantize.h; not read where the rounding is to nearest. `evaluation` rounds to
-// nearest whatever the format says. source: the whole map, its factors by channel. maxima: max |value| of each plane,
-// [images][blocked channels], or NULL: found by a pass over the source. false with a message on a NaN or an infinity.
+// tensor_key: see quantize.h; not read where the rounding is to nearest. `evaluation` rounds to nearest whatever the format
+// says. false with a message on a NaN or an infinity.
 bool packed_quantize_weights(struct packed_convolution *packed, struct thread_pool *pool, const float *weights,
                              uint64_t tensor_key, bool evaluation, struct error *error);
-bool packed_quantize_activations(struct packed_convolution *packed, struct thread_pool *pool, int images,
-                                 const struct source *source, const float *maxima, uint64_t tensor_key, bool evaluation,
-                                 struct error *error);
-bool packed_quantize_errors(struct packed_convolution *packed, struct thread_pool *pool, int images,
-                            const struct source *source, const float *maxima, uint64_t tensor_key, struct error *error);
+
+// A map to quantize on the way.
+struct packed_input {
+    struct source source;  // the whole map, its factors by channel
+    const float *maxima;   // max |value| of each plane, [images][blocked channels]; or NULL: found by reading the source
+    const float *bounds;   // with maxima NULL: no |value| of a plane is larger, [images][blocked channels]; or NULL: not known
+    uint64_t tensor_key;
+};
 
 // Called for each image as soon as its output is complete, on the thread that computed it: what is done to it then finds it
 // in the cache. NULL: nothing.
@@ -50,11 +52,15 @@ struct image_done {
     void *context;
 };
 
+// Each image is quantized and then convolved while its bytes are in the cache; the bytes are kept for the weight gradient.
+// Weights have to be quantized before.
 // output: blocked [images] of Co x Ho x Wo.
-void packed_forward(struct packed_convolution *packed, struct thread_pool *pool, int images, float *output, struct image_done done);
-// input_error: blocked [images] of Ci x H x W, overwritten or added to.
-void packed_input_error(struct packed_convolution *packed, struct thread_pool *pool, int images, float *input_error,
-                        bool accumulate, struct image_done done);
+bool packed_forward(struct packed_convolution *packed, struct thread_pool *pool, int images, const struct packed_input *activations,
+                    bool evaluation, float *output, struct image_done done, struct error *error);
+// input_error: blocked [images] of Ci x H x W, overwritten or added to; NULL: the errors are only quantized.
+bool packed_input_error(struct packed_convolution *packed, struct thread_pool *pool, int images, const struct packed_input *errors,
+                        float *input_error, bool accumulate, struct image_done done, struct error *error);
+// From the bytes of the last two calls.
 // gradient[Co][Ci][Kh][Kw] += the weight gradient.
 void packed_weight_gradient(struct packed_convolution *packed, struct thread_pool *pool, int images, float *gradient);
 

@@ -12,8 +12,9 @@ struct convolve_work {
     struct packed_convolution *packed;
     const struct direction *direction;
     const struct packed_map *map;
+    struct map_quantization *quantization; // of the map
     float factor;
-    float *output;
+    float *output; // NULL: only quantize
     bool accumulate;
     struct image_done done;
 };
@@ -57,62 +58,71 @@ static size_t scratch_floats(const struct packed_convolution *packed)
     return 2 * (size_t)groups * BLOCK_CHANNELS;
 }
 
+// Sg_1 * Sg_2 of one or two output blocks from `block`.
+static void set_scales(const struct convolve_work *work, int image, int block, float *scratch, struct convolve_job *job)
+{
+    const struct direction *d = work->direction;
+    const float *plane_scales = work->map->plane_scales + (size_t)image * (size_t)work->map->blocks * BLOCK_CHANNELS;
+    for (int b = 0; b < job->blocks; b++) {
+        float *scales = scratch + (size_t)b * (size_t)d->groups * BLOCK_CHANNELS;
+        const float *weights = d->weight_scales + (size_t)(block + b) * (size_t)d->groups * BLOCK_CHANNELS;
+        for (int group = 0; group < d->groups; group++)
+            for (int i = 0; i < BLOCK_CHANNELS; i++)
+                scales[group * BLOCK_CHANNELS + i] = plane_scales[d->group_first[group]] * weights[group * BLOCK_CHANNELS + i];
+        job->scales[b] = scales;
+    }
+}
+
 static void convolve_task(void *context, int image, int thread)
 {
     struct convolve_work *work = context;
     const struct direction *d = work->direction;
     float *scratch = work->packed->scratch + (size_t)thread * scratch_floats(work->packed);
-    const float *plane_scales = work->map->plane_scales + (size_t)image * (size_t)work->map->blocks * BLOCK_CHANNELS;
+    map_quantization_image(work->quantization, image);
+    if (!work->output) return;
     for (int block = 0; block < d->output_blocks; block += 2) {
         struct convolve_job job = {.groups = d->groups, .blocks = minimum(2, d->output_blocks - block),
                                    .quad_first = d->quad_first, .quad_last = d->quad_last,
                                    .quad_offsets = d->quad_offsets, .factor = work->factor, .accumulate = work->accumulate,
                                    .pixel_bytes = (size_t)d->stride * (d->planar ? 1 : BLOCK_CHANNELS)};
-        for (int b = 0; b < job.blocks; b++) {
-            float *scales = scratch + (size_t)b * (size_t)d->groups * BLOCK_CHANNELS;
-            const float *weights = d->weight_scales + (size_t)(block + b) * (size_t)d->groups * BLOCK_CHANNELS;
-            for (int group = 0; group < d->groups; group++) {
-                float scale = plane_scales[d->group_first[group]];
-                for (int i = 0; i < BLOCK_CHANNELS; i++)
-                    scales[group * BLOCK_CHANNELS + i] = scale * weights[group * BLOCK_CHANNELS + i];
-            }
-            job.scales[b] = scales;
-        }
+        set_scales(work, image, block, scratch, &job);
         for (int i = 0; i < d->phase_count; i++) convolve_phase(work, &d->phases[i], &job, image, block);
     }
     if (work->done.function) work->done.function(work->done.context, image);
 }
 
-static void convolve(struct convolve_work *work, struct thread_pool *pool, int images)
+static bool convolve(struct convolve_work *work, struct thread_pool *pool, int images, struct error *error)
 {
     struct packed_convolution *packed = work->packed;
+    const struct packed_map *map = work->map;
     if (packed->threads != thread_pool_size(pool)) { // the first call with this pool
         memory_release(packed->scratch);
-        packed->threads = thread_pool_size(pool);
-        packed->scratch = memory_allocate((size_t)packed->threads * scratch_floats(packed), sizeof(float), NULL);
+        packed->scratch = memory_allocate((size_t)thread_pool_size(pool) * scratch_floats(packed), sizeof(float), error);
+        packed->threads = packed->scratch ? thread_pool_size(pool) : 0;
+        if (!packed->scratch) return false;
     }
+    if (!map_quantization_begin(work->quantization, pool, images, error)) return false;
+    const struct mls_format *weights = &packed->request.formats[MLS_WEIGHT];
+    work->factor = tensor_factor(packed->weight_tensor_scale, weights, map->tensor_scale, &map->format);
     thread_pool_run(pool, images, convolve_task, work);
+    return map_quantization_end(work->quantization, error);
 }
 
-void packed_forward(struct packed_convolution *packed, struct thread_pool *pool, int images, float *output, struct image_done done)
+bool packed_forward(struct packed_convolution *packed, struct thread_pool *pool, int images, const struct packed_input *activations,
+                    bool evaluation, float *output, struct image_done done, struct error *error)
 {
-    const struct mls_format *formats = packed->request.formats;
-    struct convolve_work work = {.packed = packed, .direction = &packed->forward, .map = &packed->activations,
-                                 .output = output, .done = done};
-    work.factor = tensor_factor(packed->weight_tensor_scale, &formats[MLS_WEIGHT], packed->activations.tensor_scale,
-                                &formats[MLS_ACTIVATION]);
-    convolve(&work, pool, images);
+    struct map_quantization q = {.packed = packed, .map = &packed->activations, .input = activations, .nearest = evaluation};
+    struct convolve_work work = {.packed = packed, .direction = &packed->forward, .map = q.map, .quantization = &q, .output = output, .done = done};
+    return convolve(&work, pool, images, error);
 }
 
-void packed_input_error(struct packed_convolution *packed, struct thread_pool *pool, int images, float *input_error,
-                        bool accumulate, struct image_done done)
+bool packed_input_error(struct packed_convolution *packed, struct thread_pool *pool, int images, const struct packed_input *errors,
+                        float *input_error, bool accumulate, struct image_done done, struct error *error)
 {
-    const struct mls_format *formats = packed->request.formats;
-    struct convolve_work work = {.packed = packed, .direction = &packed->backward, .map = &packed->errors,
+    struct map_quantization q = {.packed = packed, .map = &packed->errors, .input = errors};
+    struct convolve_work work = {.packed = packed, .direction = &packed->backward, .map = q.map, .quantization = &q,
                                  .output = input_error, .accumulate = accumulate, .done = done};
-    work.factor = tensor_factor(packed->weight_tensor_scale, &formats[MLS_WEIGHT], packed->errors.tensor_scale,
-                                &formats[MLS_ERROR]);
-    convolve(&work, pool, images);
+    return convolve(&work, pool, images, error);
 }
 
 // ---------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 #ifndef KERNELS_PACKED_INTERNAL_H
 #define KERNELS_PACKED_INTERNAL_H
 
+#include <stdatomic.h>
+
 #include "kernels/packed.h"
 
 // One operand that is a feature map.
@@ -20,6 +22,8 @@ struct packed_map {
     struct mls_grouping grouping;
     float *maxima, *scales; // by group
     float *plane_maxima;    // [images][blocks * 16]
+    float *image_bounds;    // [images]; see find_largest
+    bool *image_seen;       // [images]: plane_maxima are there
     float *plane_scales;    // [images][blocks * 16]: the group scale of each plane, 1 where there is no channel
     int *plane_groups;      // [images][channels]: the group of each plane
     float tensor_scale;
@@ -75,8 +79,22 @@ static inline int minimum(int a, int b)
     return a < b ? a : b;
 }
 
-// packed_quantize_activations and packed_quantize_errors are this with one of the maps; `nearest` overrules the format.
-bool packed_quantize_map(struct packed_convolution *packed, struct packed_map *map, struct thread_pool *pool, int images,
-                         const struct source *source, const float *maxima, uint64_t tensor_key, bool nearest, struct error *error);
+// The quantization of one map: the tensor scale first, then each image by itself.
+struct map_quantization {
+    struct packed_convolution *packed;
+    struct packed_map *map;
+    const struct packed_input *input;
+    const float *maxima;         // of all planes, or NULL: plane_maxima, as far as image_seen
+    struct quantizer quantizer;
+    float largest;               // of the tensor
+    bool by_image;               // no group holds planes of two images
+    bool nearest;                // overrules the format
+    const int *list;             // images of a pass over some of them
+    atomic_bool failed;          // a value was not finite
+};
+bool map_quantization_begin(struct map_quantization *q, struct thread_pool *pool, int images, struct error *error);
+void map_quantization_image(struct map_quantization *q, int image);
+// false with a message where a value was not finite.
+bool map_quantization_end(const struct map_quantization *q, struct error *error);
 
 #endif

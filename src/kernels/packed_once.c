@@ -22,62 +22,59 @@ static float *allocate_map(const struct convolution_shape *s, enum mls_operand o
     return memory_allocate((size_t)s->images * blocked_channels(size.channels) * size.pixels, sizeof(float), error);
 }
 
-static bool quantize_map(struct packed_convolution *packed, struct thread_pool *pool, enum mls_operand operand, const float *x,
-                         struct error *error)
+// The planar array as a map; the caller releases it.
+static float *map_of(const struct convolution_shape *s, enum mls_operand operand, const float *planar, struct error *error)
 {
-    const struct convolution_shape *s = &packed->shape;
     struct map_size size = size_of(s, operand);
     float *map = allocate_map(s, operand, error);
-    if (!map) return false;
-    for (size_t n = 0; n < (size_t)s->images; n++)
-        blocked_from_planar(x + n * (size_t)size.channels * size.pixels, size.channels, size.pixels,
+    for (size_t n = 0; map && n < (size_t)s->images; n++)
+        blocked_from_planar(planar + n * (size_t)size.channels * size.pixels, size.channels, size.pixels,
                             map + n * blocked_channels(size.channels) * size.pixels);
-    const struct source source = {.kind = SOURCE_PLAIN, .x = map};
-    bool good = packed_quantize_map(packed, operand == MLS_ACTIVATION ? &packed->activations : &packed->errors, pool, s->images,
-                                    &source, NULL, 0, true, error);
+    return map;
+}
+
+// Quantizes a map and, with a result, convolves it into that.
+static bool run_map(struct packed_convolution *packed, struct thread_pool *pool, enum mls_operand operand, const float *planar, float *result,
+                    struct error *error)
+{
+    const struct convolution_shape *s = &packed->shape;
+    enum mls_operand other = operand == MLS_ACTIVATION ? MLS_ERROR : MLS_ACTIVATION;
+    struct map_size size = size_of(s, other);
+    float *map = map_of(s, operand, planar, error), *output = result ? allocate_map(s, other, error) : NULL;
+    const struct packed_input input = {.source = {.kind = SOURCE_PLAIN, .x = map}};
+    const struct image_done nothing = {NULL, NULL};
+    bool good = map && (output || !result) &&
+                (operand == MLS_ACTIVATION ? packed_forward(packed, pool, s->images, &input, true, output, nothing, error)
+                                           : packed_input_error(packed, pool, s->images, &input, output, false, nothing, error));
+    for (size_t n = 0; good && result && n < (size_t)s->images; n++)
+        blocked_to_planar(output + n * blocked_channels(size.channels) * size.pixels, size.channels, size.pixels,
+                          result + n * (size_t)size.channels * size.pixels);
     memory_release(map);
+    memory_release(output);
     return good;
 }
 
-static bool quantize_one(struct packed_convolution *packed, struct thread_pool *pool, enum mls_operand operand, const float *x,
-                         struct error *error)
-{
-    return operand == MLS_WEIGHT ? packed_quantize_weights(packed, pool, x, 0, true, error)
-                                 : quantize_map(packed, pool, operand, x, error);
-}
-
-static bool convolve_map(struct packed_convolution *packed, struct thread_pool *pool, bool forward, float *result, struct error *error)
+static bool run_pass(struct packed_convolution *packed, struct thread_pool *pool, enum convolution_pass pass, const float *first,
+                     const float *second, float *result, struct error *error)
 {
     const struct convolution_shape *s = &packed->shape;
-    struct map_size size = size_of(s, forward ? MLS_ERROR : MLS_ACTIVATION);
-    float *map = allocate_map(s, forward ? MLS_ERROR : MLS_ACTIVATION, error);
-    if (!map) return false;
-    if (forward)
-        packed_forward(packed, pool, s->images, map, (struct image_done){0});
-    else
-        packed_input_error(packed, pool, s->images, map, false, (struct image_done){0});
-    for (size_t n = 0; n < (size_t)s->images; n++)
-        blocked_to_planar(map + n * blocked_channels(size.channels) * size.pixels, size.channels, size.pixels,
-                          result + n * (size_t)size.channels * size.pixels);
-    memory_release(map);
+    if (pass != CONVOLUTION_WEIGHT_GRADIENT)
+        return packed_quantize_weights(packed, pool, second, 0, true, error) &&
+               run_map(packed, pool, pass == CONVOLUTION_FORWARD ? MLS_ACTIVATION : MLS_ERROR, first, result, error);
+    if (!run_map(packed, pool, MLS_ACTIVATION, first, NULL, error) || !run_map(packed, pool, MLS_ERROR, second, NULL, error)) return false;
+    memset(result, 0, (size_t)s->out_channels * (size_t)s->in_channels * (size_t)(s->kernel_height * s->kernel_width) * sizeof *result);
+    packed_weight_gradient(packed, pool, s->images, result);
     return true;
 }
 
 bool packed_convolve_once(const struct packed_request *request, enum convolution_pass pass, const float *first,
                           const float *second, float *result, struct error *error)
 {
-    static const enum mls_operand operands[3][2] = {{MLS_ACTIVATION, MLS_WEIGHT}, {MLS_ERROR, MLS_WEIGHT}, {MLS_ACTIVATION, MLS_ERROR}};
-    const struct convolution_shape *s = &request->shape;
+    struct packed_request nearest = *request;
+    for (int k = 0; k < 3; k++) nearest.formats[k].rounding = MLS_NEAREST;
     struct thread_pool *pool = thread_pool_create(1, error);
-    struct packed_convolution *packed = pool ? packed_create(request, error) : NULL;
-    bool good = packed && quantize_one(packed, pool, operands[pass][0], first, error) &&
-                quantize_one(packed, pool, operands[pass][1], second, error);
-    if (good && pass != CONVOLUTION_WEIGHT_GRADIENT) good = convolve_map(packed, pool, pass == CONVOLUTION_FORWARD, result, error);
-    if (good && pass == CONVOLUTION_WEIGHT_GRADIENT) {
-        size_t weights = (size_t)s->out_channels * (size_t)s->in_channels * (size_t)(s->kernel_height * s->kernel_width);
-        memset(result, 0, weights * sizeof *result);
-        packed_weight_gradient(packed, pool, s->images, result);
-    }
+    struct packed_convolution *packed = pool ? packed_create(&nearest, error) : NULL;
+    bool good = packed && run_pass(packed, pool, pass, first, second, result, error);
     packed_destroy(packed);
     thread_pool_destroy(pool);
     return good;

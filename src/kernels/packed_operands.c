@@ -33,24 +33,119 @@ static float larger_maximum(float a, float b)
     return isnan(a) || a > b ? a : b;
 }
 
-struct map_work {
-    struct packed_convolution *packed;
-    struct packed_map *map;
-    const struct source *source;
-    struct quantizer quantizer;
-    uint64_t tensor_key;
-};
-
-static void maxima_task(void *context, int image, int thread)
+static void find_plane_maxima(const struct map_quantization *q, int image)
 {
-    (void)thread;
-    struct map_work *work = context;
-    struct packed_map *map = work->map;
+    const struct packed_map *map = q->map;
     size_t plane = (size_t)map->height * (size_t)map->width;
     for (int block = 0; block < map->blocks; block++) {
-        struct source source = source_of_block(work->source, image, block, map->blocks, plane);
+        struct source source = source_of_block(&q->input->source, image, block, map->blocks, plane);
         source_maxima(&source, plane, map->plane_maxima + ((size_t)image * (size_t)map->blocks + (size_t)block) * BLOCK_CHANNELS);
     }
+    map->image_seen[image] = true;
+}
+
+static void maxima_task(void *context, int task, int thread)
+{
+    (void)thread;
+    const struct map_quantization *q = context;
+    find_plane_maxima(q, q->list ? q->list[task] : task);
+}
+
+static float largest_of_image(const struct packed_map *map, const float *maxima, int image)
+{
+    float largest = 0;
+    maxima += (size_t)image * (size_t)map->blocks * BLOCK_CHANNELS;
+    for (int c = 0; c < map->channels; c++) largest = larger_maximum(maxima[c], largest);
+    return largest;
+}
+
+// The image with the largest bound above `above` that is not seen yet; -1: none.
+static int next_candidate(const struct packed_map *map, int images, float above, const int *taken, int count)
+{
+    int best = -1;
+    for (int n = 0; n < images; n++) {
+        bool candidate = !map->image_seen[n] && map->image_bounds[n] > above && (best < 0 || map->image_bounds[n] > map->image_bounds[best]);
+        for (int k = 0; k < count && candidate; k++) candidate = taken[k] != n;
+        if (candidate) best = n;
+    }
+    return best;
+}
+
+// The largest |value| of the tensor without reading all of it: images in the order of their bounds, until no bound of the
+// others exceeds what was found.
+static float find_largest(struct map_quantization *q, struct thread_pool *pool, int images)
+{
+    struct packed_map *map = q->map;
+    int list[8], count;
+    float largest = 0;
+    for (int n = 0; n < images; n++) map->image_bounds[n] = largest_of_image(map, q->input->bounds, n);
+    do {
+        for (count = 0; count < 8; count++) {
+            int image = next_candidate(map, images, largest, list, count);
+            if (image < 0) break;
+            list[count] = image;
+        }
+        q->list = list;
+        thread_pool_run(pool, count, maxima_task, q);
+        for (int k = 0; k < count; k++) largest = larger_maximum(largest_of_image(map, map->plane_maxima, list[k]), largest);
+    } while (count == 8 && isfinite(largest));
+    q->list = NULL;
+    return largest;
+}
+
+static float find_all(struct map_quantization *q, struct thread_pool *pool, int images)
+{
+    float largest = 0;
+    if (!q->maxima) {
+        thread_pool_run(pool, images, maxima_task, q);
+        q->maxima = q->map->plane_maxima;
+    }
+    for (int n = 0; n < images; n++) largest = larger_maximum(largest_of_image(q->map, q->maxima, n), largest);
+    return largest;
+}
+
+// Group maxima of one image, from those of its planes.
+static void add_group_maxima(const struct map_quantization *q, int image)
+{
+    const struct packed_map *map = q->map;
+    const float *maxima = (q->maxima ? q->maxima : map->plane_maxima) + (size_t)image * (size_t)map->blocks * BLOCK_CHANNELS;
+    for (int c = 0; c < map->channels; c++) {
+        float *group = &map->maxima[map->plane_groups[image * map->channels + c]];
+        *group = larger_maximum(maxima[c], *group);
+    }
+}
+
+static void set_scales(struct map_quantization *q, int first_group, int groups)
+{
+    const struct packed_map *map = q->map;
+    for (int g = first_group; g < first_group + groups; g++) {
+        if (!(map->maxima[g] <= q->largest)) q->failed = true; // a NaN, or an infinity that no bound announced
+        map->scales[g] = mls_group_scale(&map->format, map->tensor_scale > 0 ? map->maxima[g] / map->tensor_scale : 0);
+    }
+}
+
+bool map_quantization_begin(struct map_quantization *q, struct thread_pool *pool, int images, struct error *error)
+{
+    struct packed_map *map = q->map;
+    q->quantizer = quantizer_of(&map->format, q->nearest);
+    q->maxima = q->input->maxima;
+    q->by_image = map->grouping.blocks[0] == map->grouping.size[0];
+    memset(map->image_seen, 0, (size_t)images * sizeof(bool));
+    q->largest = q->by_image && !q->maxima && q->input->bounds ? find_largest(q, pool, images) : find_all(q, pool, images);
+    q->failed = !isfinite(q->largest);
+    if (q->failed) return map_quantization_end(q, error);
+    map->tensor_scale = mls_tensor_scale(q->largest);
+    // The groups of images that did not come are not read by anyone.
+    memset(map->maxima, 0, (size_t)(q->by_image ? images : map->grouping.blocks[0]) * (size_t)map->grouping.blocks[1] * sizeof(float));
+    if (q->by_image) return true;
+    for (int n = 0; n < images; n++) add_group_maxima(q, n);
+    set_scales(q, 0, map->grouping.blocks[0] * map->grouping.blocks[1]);
+    return true;
+}
+
+bool map_quantization_end(const struct map_quantization *q, struct error *error)
+{
+    return !q->failed || error_set(error, "%s to quantize: not a finite number", q->map->quads ? "the errors" : "the activations");
 }
 
 // Where a block of an image goes.
@@ -68,68 +163,36 @@ static void set_targets(const struct packed_map *map, int image, int block, stru
     if (map->quads) job->quads = map->quads + number * map->quads_block;
 }
 
-static void quantize_map_task(void *context, int task, int thread)
+static void quantize_block_of_image(const struct map_quantization *q, int image, int block)
 {
-    (void)thread;
-    struct map_work *work = context;
-    struct packed_map *map = work->map;
-    int image = task / map->blocks, block = task % map->blocks, first = block * BLOCK_CHANNELS;
+    const struct packed_map *map = q->map;
+    int first = block * BLOCK_CHANNELS;
     size_t first_plane = (size_t)image * (size_t)map->channels + (size_t)first;
-    struct quantize_job job = {.quantizer = work->quantizer, .height = map->height, .width = map->width, .zero_point = map->zero_point};
-    job.source = source_of_block(work->source, image, block, map->blocks, (size_t)map->height * (size_t)map->width);
-    float *scales = map->plane_scales + (size_t)task * BLOCK_CHANNELS;
+    struct quantize_job job = {.quantizer = q->quantizer, .height = map->height, .width = map->width, .zero_point = map->zero_point};
+    job.source = source_of_block(&q->input->source, image, block, map->blocks, (size_t)map->height * (size_t)map->width);
+    float *scales = map->plane_scales + ((size_t)image * (size_t)map->blocks + (size_t)block) * BLOCK_CHANNELS;
     for (int c = 0; c < BLOCK_CHANNELS; c++) {
         bool exists = first + c < map->channels;
         scales[c] = exists ? map->scales[map->plane_groups[first_plane + (size_t)c]] : 1;
         job.reciprocals[c] = exists && map->tensor_scale > 0 ? 1.0f / (map->tensor_scale * scales[c]) : 0;
-        if (!work->quantizer.stochastic) continue;
-        struct mls_plane_keys keys = mls_plane_keys_of(work->tensor_key, first_plane + (uint64_t)c);
+        if (!q->quantizer.stochastic) continue;
+        struct mls_plane_keys keys = mls_plane_keys_of(q->input->tensor_key, first_plane + (uint64_t)c);
         job.first_keys[c] = keys.first;
         job.second_keys[c] = keys.second;
     }
     set_targets(map, image, block, &job);
-    work->packed->request.kernels->quantize_block(&job);
+    q->packed->request.kernels->quantize_block(&job);
 }
 
-static void group_maxima(struct packed_map *map, int images, int groups, const float *maxima)
+void map_quantization_image(struct map_quantization *q, int image)
 {
-    memset(map->maxima, 0, (size_t)groups * sizeof(float));
-    size_t stored = (size_t)map->blocks * BLOCK_CHANNELS;
-    for (int image = 0; image < images; image++)
-        for (int c = 0; c < map->channels; c++) {
-            float *group = &map->maxima[map->plane_groups[image * map->channels + c]];
-            *group = larger_maximum(maxima[(size_t)image * stored + (size_t)c], *group);
-        }
-}
-
-bool packed_quantize_map(struct packed_convolution *packed, struct packed_map *map, struct thread_pool *pool, int images,
-                         const struct source *source, const float *maxima, uint64_t tensor_key, bool nearest, struct error *error)
-{
-    struct map_work work = {packed, map, source, quantizer_of(&map->format, nearest), tensor_key};
-    if (!maxima) {
-        thread_pool_run(pool, images, maxima_task, &work);
-        maxima = map->plane_maxima;
+    const struct packed_map *map = q->map;
+    if (q->by_image) {
+        if (!q->maxima && !map->image_seen[image]) find_plane_maxima(q, image);
+        add_group_maxima(q, image);
+        set_scales(q, image * map->grouping.blocks[1], map->grouping.blocks[1]);
     }
-    // The groups of images that did not come are not read by anyone.
-    int groups = (map->grouping.blocks[0] == 1 ? 1 : images) * map->grouping.blocks[1];
-    group_maxima(map, images, groups, maxima);
-    if (!mls_scales(&map->format, map->maxima, groups, &map->tensor_scale, map->scales))
-        return error_set(error, "%s to quantize: not a finite number", map->quads ? "the errors" : "the activations");
-    thread_pool_run(pool, images * map->blocks, quantize_map_task, &work);
-    return true;
-}
-
-bool packed_quantize_activations(struct packed_convolution *packed, struct thread_pool *pool, int images,
-                                 const struct source *source, const float *maxima, uint64_t tensor_key, bool evaluation,
-                                 struct error *error)
-{
-    return packed_quantize_map(packed, &packed->activations, pool, images, source, maxima, tensor_key, evaluation, error);
-}
-
-bool packed_quantize_errors(struct packed_convolution *packed, struct thread_pool *pool, int images,
-                            const struct source *source, const float *maxima, uint64_t tensor_key, struct error *error)
-{
-    return packed_quantize_map(packed, &packed->errors, pool, images, source, maxima, tensor_key, false, error);
+    for (int block = 0; block < map->blocks; block++) quantize_block_of_image(q, image, block);
 }
 
 // ---------------------------------------------------------------------------------------------

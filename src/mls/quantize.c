@@ -33,7 +33,7 @@ bool mls_scales(const struct mls_format *format, const float *maxima, int count,
         if (!isfinite(maxima[i])) return false;
         if (maxima[i] > largest) largest = maxima[i];
     }
-    *tensor_scale = largest < 0x1p-60f ? 0 : largest;
+    *tensor_scale = mls_tensor_scale(largest);
     for (int i = 0; i < count; i++)
         group_scales[i] = mls_group_scale(format, *tensor_scale > 0 ? maxima[i] / *tensor_scale : 0);
     return true;

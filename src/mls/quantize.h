@@ -55,6 +55,12 @@ uint32_t mls_random_bits(struct mls_plane_keys keys, uint32_t position, int quan
 bool mls_scales(const struct mls_format *format, const float *maxima, int count, float *tensor_scale,
                 float *group_scales);
 
+// Step 2 from the largest |x|: St.
+static inline float mls_tensor_scale(float largest)
+{
+    return largest < 0x1p-60f ? 0 : largest;
+}
+
 // Step 4 for one f = Sr / St in [0, 1].
 float mls_group_scale(const struct mls_format *format, float f);
 

@@ -25,8 +25,9 @@ bool batch_normalization_create(struct batch_normalization *norm, struct layer *
     size_t pairs = (size_t)layer->network->max_images * blocked_channels(channels);
     norm->sums = layer_allocate(layer, pairs, 2 * sizeof(float), diagnostics);
     norm->extremes = layer_allocate(layer, pairs, 2 * sizeof(float), diagnostics);
+    norm->largest_errors = layer_allocate(layer, pairs, sizeof(float), diagnostics);
     for (int c = 0; good && c < channels; c++) norm->scale->value[c] = norm->running_variance->value[c] = 1;
-    return good && norm->sums && norm->extremes;
+    return good && norm->sums && norm->extremes && norm->largest_errors;
 }
 
 void batch_normalization_destroy(struct batch_normalization *norm)
@@ -38,6 +39,7 @@ void batch_normalization_destroy(struct batch_normalization *norm)
     for (int k = 0; k < 3; k++) memory_release(norm->coefficients[k]);
     memory_release(norm->sums);
     memory_release(norm->extremes);
+    memory_release(norm->largest_errors);
 }
 
 // Start of a block in a map, and of its pair of vectors in `sums` and `extremes`.
@@ -201,29 +203,32 @@ bool batch_normalization_forward(struct batch_normalization *norm, const struct 
 // ---------------------------------------------------------------------------------------------
 // Backward
 
-// sums = {sum d, sum d * (x - mean)} with d = delta * activation'(m * x + o).
-VECTOR_INLINE void sum_errors(const struct source *source, const float *mean, int pixels, float *sums, enum piecewise activation)
+// sums = {sum d, sum d * (x - mean)} with d = delta * activation'(m * x + o); largest = max |d|.
+VECTOR_INLINE void sum_errors(const struct source *source, const float *mean, int pixels, float *sums, float *largest, enum piecewise activation)
 {
     struct source_vectors s = source_open(source, SOURCE_NORMALIZED);
     vector_float middle = vector_load(mean), sum[2] = {{0}}, product[2] = {{0}};
+    vector_int maximum[2] = {{0}};
     for (int p = 0; p < pixels; p++) {
         vector_float x = vector_load(s.x + (size_t)p * BLOCK_CHANNELS), d = vector_load(s.delta + (size_t)p * BLOCK_CHANNELS);
         if (activation != PIECEWISE_LINEAR) d = piecewise_error(activation, x * s.multiplier + s.offset, d);
         sum[p % 2] += d;
         product[p % 2] += d * (x - middle);
+        maximum[p % 2] = vector_maximum(maximum[p % 2], d);
     }
+    vector_store(largest, (vector_float)vector_maximum(maximum[0], (vector_float)maximum[1]));
     vector_store(sums, sum[0] + sum[1]);
     vector_store(sums + BLOCK_CHANNELS, product[0] + product[1]);
 }
 
-VECTORIZED static void sum_error_block(const struct source *source, const float *mean, int pixels, float *sums)
+VECTORIZED static void sum_error_block(const struct source *source, const float *mean, int pixels, float *sums, float *largest)
 {
     if (source->activation == PIECEWISE_LINEAR)
-        sum_errors(source, mean, pixels, sums, PIECEWISE_LINEAR);
+        sum_errors(source, mean, pixels, sums, largest, PIECEWISE_LINEAR);
     else if (source->activation == PIECEWISE_RELU)
-        sum_errors(source, mean, pixels, sums, PIECEWISE_RELU);
+        sum_errors(source, mean, pixels, sums, largest, PIECEWISE_RELU);
     else
-        sum_errors(source, mean, pixels, sums, source->activation);
+        sum_errors(source, mean, pixels, sums, largest, source->activation);
 }
 
 void batch_normalization_sum_error_image(struct batch_normalization *norm, const float *x, const float *delta, enum piecewise activation,
@@ -232,7 +237,8 @@ void batch_normalization_sum_error_image(struct batch_normalization *norm, const
     struct source map = batch_normalization_error_source(norm, x, delta, activation);
     for (int block = 0; block < norm->blocks; block++) {
         struct source source = source_of_block(&map, image, block, norm->blocks, (size_t)norm->plane);
-        sum_error_block(&source, norm->mean + block * BLOCK_CHANNELS, norm->plane, pair_at(norm, norm->sums, image, block));
+        sum_error_block(&source, norm->mean + block * BLOCK_CHANNELS, norm->plane, pair_at(norm, norm->sums, image, block),
+                        norm->largest_errors + (image * norm->blocks + block) * BLOCK_CHANNELS);
     }
 }
 
@@ -254,6 +260,21 @@ bool batch_normalization_error_statistics(struct batch_normalization *norm, int 
         norm->coefficients[2][c] = (float)(-c0 * sum / count - c1 * (double)norm->mean[c]);
     }
     return true;
+}
+
+// |c0 d + (c1 x + c2)| <= |c0| max |d| + |c1 x + c2|, which is largest at an extreme of x; and a little more, for the
+// rounding of the sum and of what cancels in it.
+void batch_normalization_error_bounds(const struct batch_normalization *norm, int images, float *bounds)
+{
+    for (int n = 0; n < images; n++)
+        for (int c = 0; c < norm->channels; c++) {
+            size_t at = ((size_t)n * (size_t)norm->blocks * BLOCK_CHANNELS) + (size_t)c;
+            const float *extremes = pair_at(norm, norm->extremes, n, c / BLOCK_CHANNELS) + c % BLOCK_CHANNELS;
+            float c0 = norm->coefficients[0][c], c1 = norm->coefficients[1][c], c2 = norm->coefficients[2][c];
+            float high = c1 * extremes[0], low = c1 * extremes[BLOCK_CHANNELS];
+            float affine = fmaxf(fabsf(high + c2), fabsf(low + c2)), parts = fmaxf(fabsf(high), fabsf(low)) + fabsf(c2);
+            bounds[at] = (fabsf(c0) * norm->largest_errors[at] + affine) * 1.00001f + parts * 1e-6f;
+        }
 }
 
 struct source batch_normalization_error_source(const struct batch_normalization *norm, const float *x, const float *delta,

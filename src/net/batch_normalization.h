@@ -26,6 +26,7 @@ struct batch_normalization {
     // By image and block.
     float *sums;                     // [2][16]: of x and x^2; backward: of d and d * (x - mean)
     float *extremes;                 // [2][16]: largest and smallest x
+    float *largest_errors;           // [16]: largest |d|
 };
 
 // Registers layers.N.batchnorm.{scale,bias,running_mean,running_variance} and allocates. scale = 1, bias = 0, mean = 0,
@@ -51,6 +52,9 @@ bool batch_normalization_error_statistics(struct batch_normalization *norm, int 
 // dL/dx, still to be computed by its reader.
 struct source batch_normalization_error_source(const struct batch_normalization *norm, const float *x, const float *delta,
                                                enum piecewise activation);
+
+// bounds[images][blocked channels]: no |dL/dx| of the plane is larger; from the extremes of x and d alone.
+void batch_normalization_error_bounds(const struct batch_normalization *norm, int images, float *bounds);
 
 // All of it in one call: x -> y. Fills maximum if it is not NULL.
 bool batch_normalization_forward(struct batch_normalization *norm, const struct pass *pass, const float *x, bool sums_known,

@@ -8,14 +8,12 @@
 const char *const profile_part_names[PROFILE_PARTS] = {
     [PART_DATA] = "wait for data",
     [PART_QUANTIZE_WEIGHTS] = "quantize weights",
-    [PART_QUANTIZE_ACTIVATIONS] = "quantize activations",
-    [PART_CONVOLVE] = "forward convolution",
+    [PART_CONVOLVE] = "quantize, convolve",
     [PART_NORMALIZE] = "normalize, activate",
     [PART_FORWARD] = "forward",
     [PART_NORMALIZE_BACKWARD] = "normalize backward",
-    [PART_QUANTIZE_ERRORS] = "quantize errors",
     [PART_WEIGHT_GRADIENT] = "weight gradient",
-    [PART_INPUT_ERROR] = "input error",
+    [PART_INPUT_ERROR] = "quantize, input error",
     [PART_BACKWARD] = "backward",
     [PART_OPTIMIZER] = "optimizer",
 };

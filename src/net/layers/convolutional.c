@@ -56,6 +56,7 @@ struct convolutional {
     struct parameter *weights, *bias;
     struct batch_normalization norm;
     float *raw;             // z, a map; NULL without batch normalization
+    float *error_bounds;    // [images][blocked filters]; MODE_PACKED with batch normalization
     struct packed_convolution *packed;
     struct direct_convolution *direct;
     // Planar modes:
@@ -199,7 +200,9 @@ static bool create(struct layer *layer, struct diagnostics *diagnostics)
     set_abilities(layer, c);
     if (!c->normalize) return true;
     size_t stored = (size_t)layer->network->max_images * shape_stored(layer->output_shape);
-    return (c->raw = layer_allocate(layer, stored, sizeof(float), diagnostics)) != NULL;
+    size_t planes = (size_t)layer->network->max_images * blocked_channels(settings->filters);
+    return (c->raw = layer_allocate(layer, stored, sizeof(float), diagnostics)) != NULL &&
+           (c->error_bounds = layer_allocate(layer, planes, sizeof(float), diagnostics)) != NULL;
 }
 
 static void release_quantized(struct convolutional *c)
@@ -220,6 +223,7 @@ static void destroy(struct layer *layer)
     memory_release(c->planar_input_error);
     memory_release(c->scratch_gradient);
     memory_release(c->raw);
+    memory_release(c->error_bounds);
     memory_release(c->partial);
     memory_release(c);
 }
@@ -312,15 +316,11 @@ static bool forward_packed(struct layer *layer, const struct pass *pass, float *
 {
     struct convolutional *c = layer->state;
     bool evaluation = !pass->training;
-    struct source input = input_source(layer);
+    struct packed_input input = {.source = input_source(layer), .maxima = known_maximum(layer), .tensor_key = key_of(layer, pass, MLS_ACTIVATION)};
     if (!packed_quantize_weights(c->packed, pass->pool, c->weights->value, key_of(layer, pass, MLS_WEIGHT), evaluation, error))
         return false;
     lap(layer, pass, PART_QUANTIZE_WEIGHTS, 0, 0);
-    if (!packed_quantize_activations(c->packed, pass->pool, pass->images, &input, known_maximum(layer),
-                                     key_of(layer, pass, MLS_ACTIVATION), evaluation, error))
-        return false;
-    lap(layer, pass, PART_QUANTIZE_ACTIVATIONS, known_maximum(layer) ? 1.25 : 2.25, 0);
-    packed_forward(c->packed, pass->pool, pass->images, z, done);
+    if (!packed_forward(c->packed, pass->pool, pass->images, &input, evaluation, z, done, error)) return false;
     lap(layer, pass, PART_CONVOLVE, 0.25, 1);
     return true;
 }
@@ -328,14 +328,15 @@ static bool forward_packed(struct layer *layer, const struct pass *pass, float *
 static bool backward_packed(struct layer *layer, const struct pass *pass, struct delta_target target, struct error *error)
 {
     struct convolutional *c = layer->state;
-    struct source errors = error_source(layer);
-    if (!packed_quantize_errors(c->packed, pass->pool, pass->images, &errors, NULL, key_of(layer, pass, MLS_ERROR), error)) return false;
-    lap(layer, pass, PART_QUANTIZE_ERRORS, 0, 2 * arrays_of(&errors) + 0.5);
+    struct packed_input errors = {.source = error_source(layer), .tensor_key = key_of(layer, pass, MLS_ERROR)};
+    if (errors.source.kind == SOURCE_ERROR) {
+        batch_normalization_error_bounds(&c->norm, pass->images, c->error_bounds);
+        errors.bounds = c->error_bounds;
+    }
+    if (!packed_input_error(c->packed, pass->pool, pass->images, &errors, target.values, target.accumulate, target.done, error)) return false;
+    lap(layer, pass, PART_INPUT_ERROR, target.accumulate ? 2 : 1, arrays_of(&errors.source) + 0.5);
     packed_weight_gradient(c->packed, pass->pool, pass->images, c->weights->gradient);
     lap(layer, pass, PART_WEIGHT_GRADIENT, 0.25, 0.25);
-    if (!target.values) return true;
-    packed_input_error(c->packed, pass->pool, pass->images, target.values, target.accumulate, target.done);
-    lap(layer, pass, PART_INPUT_ERROR, target.accumulate ? 2 : 1, 0.25);
     return true;
 }
 
