@@ -99,7 +99,7 @@ static void check_case(const struct kernel_set *set, const struct test_case *tes
     float *a_map = to_blocked(a, input), *e_map = to_blocked(e, output);
     const struct packed_input activations = {.source = {.kind = SOURCE_PLAIN, .x = a_map}, .tensor_key = TENSOR_KEY + 1};
     const struct packed_input errors = {.source = {.kind = SOURCE_PLAIN, .x = e_map}, .tensor_key = TENSOR_KEY + 2};
-    const struct image_done nothing = {NULL, NULL};
+    const struct image_done nothing = {0};
     for (size_t i = 0; i < volume(input); i++) found[i] = (float)(i % 7);
     float *map = to_blocked(found, input), *out_map = to_blocked(e, output);
 
@@ -315,7 +315,7 @@ static void check_sources(const struct kernel_set *set, struct test_case test, e
         const struct packed_input activations = {.source = k ? (struct source){.kind = SOURCE_PLAIN, .x = plain[0]} : owed[0], .tensor_key = TENSOR_KEY};
         const struct packed_input errors = {.source = k ? (struct source){.kind = SOURCE_PLAIN, .x = plain[1]} : owed[1], .tensor_key = TENSOR_KEY,
                                             .bounds = k ? NULL : bounds};
-        const struct image_done nothing = {NULL, NULL};
+        const struct image_done nothing = {0};
         struct packed_request request = {.kernels = k ? &kernels_scalar : set, .shape = *s, .for_training = true,
                                          .nonnegative = activation == PIECEWISE_RELU || activation == PIECEWISE_RELU6};
         memcpy(request.formats, test.formats, sizeof request.formats);
@@ -368,11 +368,11 @@ static float *direct_result(const struct kernel_set *set, const struct convoluti
     const struct source in = {.kind = SOURCE_PLAIN, .x = planar_input ? x : in_map}, out = {.kind = SOURCE_PLAIN, .x = errors};
     const int *dims = pass == CONVOLUTION_FORWARD ? output : pass == CONVOLUTION_INPUT_ERROR ? input : weight;
     float *result = memory_allocate(volume(dims), sizeof(float), NULL);
-    assert_true(direct_forward(direct, pool, s->images, w, &in, out_map, (struct image_done){NULL, NULL}, NULL));
+    assert_true(direct_forward(direct, pool, s->images, w, &in, out_map, (struct image_done){0}, NULL));
     if (pass == CONVOLUTION_FORWARD) from_blocked(out_map, dims, result);
     if (pass == CONVOLUTION_WEIGHT_GRADIENT) direct_weight_gradient(direct, pool, s->images, &in, &out, result);
     if (pass == CONVOLUTION_INPUT_ERROR) {
-        direct_input_error(direct, pool, s->images, &out, in_map, false, (struct image_done){NULL, NULL});
+        direct_input_error(direct, pool, s->images, &out, in_map, false, (struct image_done){0});
         from_blocked(in_map, dims, result);
     }
     direct_destroy(direct);

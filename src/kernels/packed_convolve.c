@@ -17,7 +17,66 @@ struct convolve_work {
     float *output; // NULL: only quantize
     bool accumulate;
     struct image_done done;
+    int images, chunk; // images of a task
 };
+
+// ---------------------------------------------------------------------------------------------
+// Fetching ahead. Quantizing waits for memory and convolving does not, so a thread asks for what it will read next while it
+// convolves: what `done` reads of this image, and the source of the next one.
+
+#define LINE 64                        // bytes
+#define MOST_AHEAD ((size_t)384 << 10) // bytes of an image that are worth fetching: a part of the second cache
+
+struct fetch {
+    const char *regions[3];
+    size_t bytes[3], step; // step: to fetch at a time
+    int current;
+};
+
+static void fetch_add(struct fetch *fetch, const float *map, size_t image_floats, int image)
+{
+    if (!map) return;
+    fetch->regions[fetch->current] = (const char *)(map + (size_t)image * image_floats);
+    fetch->bytes[fetch->current++] = image_floats * sizeof(float);
+}
+
+static void fetch_some(struct fetch *fetch)
+{
+    for (size_t done = 0; done < fetch->step && fetch->current < 3; done += LINE) {
+        __builtin_prefetch(fetch->regions[fetch->current]);
+        fetch->regions[fetch->current] += LINE;
+        if (fetch->bytes[fetch->current] > LINE)
+            fetch->bytes[fetch->current] -= LINE;
+        else
+            fetch->current++;
+    }
+}
+
+// What to fetch during image `image`, spread over `calls` calls.
+static struct fetch fetch_plan(const struct convolve_work *work, int image, bool last, int calls)
+{
+    const struct packed_map *map = work->map;
+    const struct source *source = &work->quantization->input->source;
+    struct fetch fetch = {.current = 0};
+    size_t image_floats = (size_t)map->blocks * BLOCK_CHANNELS * (size_t)map->height * (size_t)map->width;
+    fetch_add(&fetch, work->done.reads, work->done.image_floats, image);
+    if (!last) fetch_add(&fetch, source->x, image_floats, image + 1);
+    if (!last && source->kind == SOURCE_ERROR) fetch_add(&fetch, source->delta, image_floats, image + 1);
+    size_t total = 0;
+    int count = fetch.current;
+    for (int i = 0; i < count; i++) total += fetch.bytes[i];
+    // Regions are taken from `current` on: put them at the end.
+    for (int i = count - 1; i >= 0; i--) {
+        fetch.regions[i + 3 - count] = fetch.regions[i];
+        fetch.bytes[i + 3 - count] = fetch.bytes[i];
+    }
+    fetch.current = total <= MOST_AHEAD ? 3 - count : 3;
+    fetch.step = total / (size_t)calls + 1;
+    return fetch;
+}
+
+// ---------------------------------------------------------------------------------------------
+// The convolutions
 
 // (St_1 * 2^-F_1) * (St_2 * 2^-F_2)
 static float tensor_factor(float scale1, const struct mls_format *format1, float scale2, const struct mls_format *format2)
@@ -27,7 +86,7 @@ static float tensor_factor(float scale1, const struct mls_format *format1, float
 
 // All outputs of one phase of one image, for one or two output blocks from `block`.
 static void convolve_phase(const struct convolve_work *work, const struct phase *phase, struct convolve_job *job,
-                           int image, int block)
+                           int image, int block, struct fetch *fetch)
 {
     const struct direction *d = work->direction;
     const struct packed_map *map = work->map;
@@ -48,6 +107,7 @@ static void convolve_phase(const struct convolve_work *work, const struct phase 
         size_t y = (size_t)(phase->first_y + row * phase->step);
         float *out = output + (y * (size_t)d->output_width + (size_t)phase->first_x) * BLOCK_CHANNELS;
         float *outputs[2] = {out, out + plane};
+        fetch_some(fetch);
         work->packed->request.kernels->convolve_row(job, input + (size_t)(row * d->stride) * row_bytes, phase->columns, outputs);
     }
 }
@@ -73,22 +133,31 @@ static void set_scales(const struct convolve_work *work, int image, int block, f
     }
 }
 
-static void convolve_task(void *context, int image, int thread)
+static void convolve_image(struct convolve_work *work, int image, bool last, float *scratch)
 {
-    struct convolve_work *work = context;
     const struct direction *d = work->direction;
-    float *scratch = work->packed->scratch + (size_t)thread * scratch_floats(work->packed);
     map_quantization_image(work->quantization, image);
     if (!work->output) return;
+    int rows = 0;
+    for (int i = 0; i < d->phase_count; i++) rows += d->phases[i].rows;
+    struct fetch fetch = fetch_plan(work, image, last, rows * ((d->output_blocks + 1) / 2));
     for (int block = 0; block < d->output_blocks; block += 2) {
         struct convolve_job job = {.groups = d->groups, .blocks = minimum(2, d->output_blocks - block),
                                    .quad_first = d->quad_first, .quad_last = d->quad_last,
                                    .quad_offsets = d->quad_offsets, .factor = work->factor, .accumulate = work->accumulate,
                                    .pixel_bytes = (size_t)d->stride * (d->planar ? 1 : BLOCK_CHANNELS)};
         set_scales(work, image, block, scratch, &job);
-        for (int i = 0; i < d->phase_count; i++) convolve_phase(work, &d->phases[i], &job, image, block);
+        for (int i = 0; i < d->phase_count; i++) convolve_phase(work, &d->phases[i], &job, image, block, &fetch);
     }
     if (work->done.function) work->done.function(work->done.context, image);
+}
+
+static void convolve_task(void *context, int task, int thread)
+{
+    struct convolve_work *work = context;
+    float *scratch = work->packed->scratch + (size_t)thread * scratch_floats(work->packed);
+    int end = minimum((task + 1) * work->chunk, work->images);
+    for (int image = task * work->chunk; image < end; image++) convolve_image(work, image, image + 1 == end, scratch);
 }
 
 static bool convolve(struct convolve_work *work, struct thread_pool *pool, int images, struct error *error)
@@ -104,7 +173,9 @@ static bool convolve(struct convolve_work *work, struct thread_pool *pool, int i
     if (!map_quantization_begin(work->quantization, pool, images, error)) return false;
     const struct mls_format *weights = &packed->request.formats[MLS_WEIGHT];
     work->factor = tensor_factor(packed->weight_tensor_scale, weights, map->tensor_scale, &map->format);
-    thread_pool_run(pool, images, convolve_task, work);
+    work->images = images;
+    work->chunk = images >= 16 * packed->threads ? 4 : 1;
+    thread_pool_run(pool, (images + work->chunk - 1) / work->chunk, convolve_task, work);
     return map_quantization_end(work->quantization, error);
 }
 
@@ -163,8 +234,13 @@ static void gradient_of_image(const struct gradient_work *work, int image, int b
                                .corrections = corrections,
                                .in_scales = a->plane_scales + ((size_t)image * (size_t)a->blocks + (size_t)block) * BLOCK_CHANNELS,
                                .out_scales = e->plane_scales + (size_t)image * (size_t)e->blocks * BLOCK_CHANNELS + (size_t)first_out};
+    // The bytes of the next image, while this one is computed.
+    struct fetch fetch = {.regions = {[1] = (const char *)job.pixels + a->image_bytes, [2] = (const char *)quads + e->blocks * e->quads_block},
+                          .bytes = {[1] = a->block_bytes, [2] = e->quads_block}, .current = image + 1 < work->images ? 1 : 3};
+    fetch.step = (a->block_bytes + e->quads_block) / (size_t)s->kernel_height;
     for (int ky = 0; ky < s->kernel_height; ky++)
         for (int kx = 0; kx < s->kernel_width; kx += job.taps) {
+            if (kx == 0) fetch_some(&fetch);
             job.taps = minimum(GRADIENT_TAPS, s->kernel_width - kx);
             for (int t = 0; t < job.taps; t++)
                 job.tap_offsets[t] = (size_t)ky * a->row_bytes + (size_t)(kx + t) * BLOCK_CHANNELS;

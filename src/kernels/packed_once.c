@@ -42,7 +42,7 @@ static bool run_map(struct packed_convolution *packed, struct thread_pool *pool,
     struct map_size size = size_of(s, other);
     float *map = map_of(s, operand, planar, error), *output = result ? allocate_map(s, other, error) : NULL;
     const struct packed_input input = {.source = {.kind = SOURCE_PLAIN, .x = map}};
-    const struct image_done nothing = {NULL, NULL};
+    const struct image_done nothing = {0};
     bool good = map && (output || !result) &&
                 (operand == MLS_ACTIVATION ? packed_forward(packed, pool, s->images, &input, true, output, nothing, error)
                                            : packed_input_error(packed, pool, s->images, &input, output, false, nothing, error));

@@ -203,22 +203,35 @@ bool batch_normalization_forward(struct batch_normalization *norm, const struct 
 // ---------------------------------------------------------------------------------------------
 // Backward
 
-// sums = {sum d, sum d * (x - mean)} with d = delta * activation'(m * x + o); largest = max |d|.
+struct error_sums {
+    vector_float sum, product;
+    vector_int largest;
+};
+
+VECTOR_INLINE void add_error(struct error_sums *sums, const struct source_vectors *s, vector_float mean, int pixel, enum piecewise activation)
+{
+    vector_float x = vector_load(s->x + (size_t)pixel * BLOCK_CHANNELS), d = vector_load(s->delta + (size_t)pixel * BLOCK_CHANNELS);
+    if (activation != PIECEWISE_LINEAR) d = piecewise_error(activation, x * s->multiplier + s->offset, d);
+    sums->sum += d;
+    sums->product += d * (x - mean);
+    sums->largest = vector_maximum(sums->largest, d);
+}
+
+// sums = {sum d, sum d * (x - mean)} with d = delta * activation'(m * x + o); largest = max |d|. Even and odd pixels apart.
 VECTOR_INLINE void sum_errors(const struct source *source, const float *mean, int pixels, float *sums, float *largest, enum piecewise activation)
 {
     struct source_vectors s = source_open(source, SOURCE_NORMALIZED);
-    vector_float middle = vector_load(mean), sum[2] = {{0}}, product[2] = {{0}};
-    vector_int maximum[2] = {{0}};
-    for (int p = 0; p < pixels; p++) {
-        vector_float x = vector_load(s.x + (size_t)p * BLOCK_CHANNELS), d = vector_load(s.delta + (size_t)p * BLOCK_CHANNELS);
-        if (activation != PIECEWISE_LINEAR) d = piecewise_error(activation, x * s.multiplier + s.offset, d);
-        sum[p % 2] += d;
-        product[p % 2] += d * (x - middle);
-        maximum[p % 2] = vector_maximum(maximum[p % 2], d);
+    vector_float middle = vector_load(mean);
+    struct error_sums even = {{0}, {0}, {0}}, odd = {{0}, {0}, {0}};
+    int p = 0;
+    for (; p + 2 <= pixels; p += 2) {
+        add_error(&even, &s, middle, p, activation);
+        add_error(&odd, &s, middle, p + 1, activation);
     }
-    vector_store(largest, (vector_float)vector_maximum(maximum[0], (vector_float)maximum[1]));
-    vector_store(sums, sum[0] + sum[1]);
-    vector_store(sums + BLOCK_CHANNELS, product[0] + product[1]);
+    if (p < pixels) add_error(&even, &s, middle, p, activation);
+    vector_store(largest, (vector_float)vector_maximum(even.largest, (vector_float)odd.largest));
+    vector_store(sums, even.sum + odd.sum);
+    vector_store(sums + BLOCK_CHANNELS, even.product + odd.product);
 }
 
 VECTORIZED static void sum_error_block(const struct source *source, const float *mean, int pixels, float *sums, float *largest)

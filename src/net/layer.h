@@ -101,6 +101,7 @@ struct layer {
     bool keeps_delta;          // backward leaves delta as it was
     // If not NULL: called for each image by the last writer of delta, while that image is in the cache.
     void (*delta_ready)(struct layer *layer, int image);
+    const float *delta_ready_reads; // a map of the output's shape that it reads, or NULL
 
     size_t extra_memory;       // bytes the layer allocated itself, for `summary`
     double multiply_adds;      // per image, one forward pass, for `summary`

@@ -49,7 +49,7 @@ struct delta_target layer_delta_target(struct layer *layer, int i)
     target.values = layer_input_delta(layer, i, &target.accumulate);
     if (!target.values || !input->delta_ready || input->delta_written_count < input->delta_writers) return target;
     input->delta_seen = true;
-    target.done = (struct image_done){call_delta_ready, input};
+    target.done = (struct image_done){call_delta_ready, input, input->delta_ready_reads, shape_stored(input->output_shape)};
     return target;
 }
 

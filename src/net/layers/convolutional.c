@@ -202,7 +202,8 @@ static bool create(struct layer *layer, struct diagnostics *diagnostics)
     size_t stored = (size_t)layer->network->max_images * shape_stored(layer->output_shape);
     size_t planes = (size_t)layer->network->max_images * blocked_channels(settings->filters);
     return (c->raw = layer_allocate(layer, stored, sizeof(float), diagnostics)) != NULL &&
-           (c->error_bounds = layer_allocate(layer, planes, sizeof(float), diagnostics)) != NULL;
+           (c->error_bounds = layer_allocate(layer, planes, sizeof(float), diagnostics)) != NULL &&
+           (layer->delta_ready_reads = c->raw) != NULL;
 }
 
 static void release_quantized(struct convolutional *c)
@@ -513,7 +514,7 @@ static bool forward(struct layer *layer, const struct pass *pass, struct error *
 {
     struct convolutional *c = layer->state;
     float *z = c->normalize ? c->raw : layer->output;
-    struct image_done done = {c->normalize ? sum_image : NULL, c};
+    struct image_done done = {.function = c->normalize ? sum_image : NULL, .context = c};
     bool good = c->mode == MODE_PACKED   ? forward_packed(layer, pass, z, done, error)
                 : c->mode == MODE_DIRECT ? forward_direct(layer, pass, z, done, error)
                                          : forward_planar(layer, pass, z, error);
