@@ -65,37 +65,43 @@ static double total_of(const struct batch_normalization *norm, int images, int c
 // ---------------------------------------------------------------------------------------------
 // Forward
 
-VECTOR_INLINE vector_float larger_of(vector_float a, vector_float b)
+struct moments {
+    vector_float sum, square, largest, smallest;
+};
+
+VECTOR_INLINE vector_float select_where(vector_int mask, vector_float a, vector_float b)
 {
-    vector_int larger = a > b;
-    return (vector_float)(((vector_int)a & larger) | ((vector_int)b & ~larger));
+    return (vector_float)(((vector_int)a & mask) | ((vector_int)b & ~mask));
 }
 
-// Four partial sums in turn over the pixels, so that additions need not wait for each other.
+VECTOR_INLINE void add_moment(struct moments *m, vector_float v)
+{
+    m->sum += v;
+    m->square += v * v;
+    m->largest = select_where(v > m->largest, v, m->largest);
+    m->smallest = select_where(v < m->smallest, v, m->smallest);
+}
+
+// Four partial results in turn over the pixels, so that they need not wait for each other.
 VECTORIZED static void sum_block(const float *x, int pixels, float sums[2 * BLOCK_CHANNELS], float extremes[2 * BLOCK_CHANNELS])
 {
-    vector_float sum[4] = {{0}}, square[4] = {{0}}, largest = vector_load(x), smallest = largest;
+    struct moments m[4];
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; k++) m[k] = (struct moments){{0}, {0}, vector_load(x), vector_load(x)};
     int p = 0;
     for (; p + 4 <= pixels; p += 4)
 #pragma GCC unroll 4
-        for (int k = 0; k < 4; k++) {
-            vector_float v = vector_load(x + (size_t)(p + k) * BLOCK_CHANNELS);
-            sum[k] += v;
-            square[k] += v * v;
-            largest = larger_of(v, largest);
-            smallest = -larger_of(-v, -smallest);
-        }
-    for (; p < pixels; p++) {
-        vector_float v = vector_load(x + (size_t)p * BLOCK_CHANNELS);
-        sum[0] += v;
-        square[0] += v * v;
-        largest = larger_of(v, largest);
-        smallest = -larger_of(-v, -smallest);
+        for (int k = 0; k < 4; k++) add_moment(&m[k], vector_load(x + (size_t)(p + k) * BLOCK_CHANNELS));
+    for (; p < pixels; p++) add_moment(&m[0], vector_load(x + (size_t)p * BLOCK_CHANNELS));
+    vector_store(sums, (m[0].sum + m[1].sum) + (m[2].sum + m[3].sum));
+    vector_store(sums + BLOCK_CHANNELS, (m[0].square + m[1].square) + (m[2].square + m[3].square));
+#pragma GCC unroll 3
+    for (int k = 1; k < 4; k++) {
+        m[0].largest = select_where(m[k].largest > m[0].largest, m[k].largest, m[0].largest);
+        m[0].smallest = select_where(m[k].smallest < m[0].smallest, m[k].smallest, m[0].smallest);
     }
-    vector_store(sums, (sum[0] + sum[1]) + (sum[2] + sum[3]));
-    vector_store(sums + BLOCK_CHANNELS, (square[0] + square[1]) + (square[2] + square[3]));
-    vector_store(extremes, largest);
-    vector_store(extremes + BLOCK_CHANNELS, smallest);
+    vector_store(extremes, m[0].largest);
+    vector_store(extremes + BLOCK_CHANNELS, m[0].smallest);
 }
 
 void batch_normalization_sum_image(struct batch_normalization *norm, const float *x, int image)

@@ -66,8 +66,8 @@ struct pass {
 // each channel's plane; a layer that has it at hand fills it and sets output_maximum_known in its forward pass, which spares
 // the quantizer of the next layer a pass over memory.
 //
-// `delta` is dL/d(output). Layers may share one array for it: a [shortcut] passes the same numbers on to both inputs
-// (network.c, share_deltas).
+// `delta` is dL/d(output). Layers share arrays for it where their times do not overlap (net/deltas.c), and a [shortcut] passes
+// the same numbers on to both inputs in one array.
 struct layer {
     const struct layer_type *type;
     struct network *network;
@@ -86,7 +86,7 @@ struct layer {
     float *output_maximum;     // [max_images][blocked channels]
     bool output_maximum_known;
     float *delta;              // dL/d(output), same size, allocated for training only; NULL where nothing flows back
-    bool shares_delta;         // the array is another layer's
+    struct layer *delta_owner; // the layer whose array delta is: itself, or a [shortcut] that reads it
     bool delta_written;        // a reader of the output has written delta in this backward pass
     bool needs_delta;          // some trainable parameter lies at or below this layer
     int delta_writers, delta_written_count; // readers that write delta; those that did in this backward pass
@@ -129,6 +129,12 @@ struct layer_type {
 // All layer types, ended by NULL (layers/table.c).
 extern const struct layer_type *const layer_types[];
 const struct layer_type *layer_type_find(const char *name); // by name or alias
+
+// Whether input k of `reader` is `layer`, and is really read.
+static inline bool layer_reads(const struct layer *reader, int k, const struct layer *layer)
+{
+    return !reader->is_alias && reader->inputs[k] == layer;
+}
 
 // --- helpers for layer files (network.c) ---
 

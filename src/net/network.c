@@ -6,6 +6,7 @@
 
 #include "base/memory.h"
 #include "kernels/kernels.h"
+#include "net/deltas.h"
 
 // ---------------------------------------------------------------------------------------------
 // Helpers for layer files
@@ -233,53 +234,6 @@ static struct layer *layer_create(struct network *network, struct cfg_section *s
     return layer;
 }
 
-static bool reads(const struct layer *reader, int k, const struct layer *layer)
-{
-    return !reader->is_alias && reader->inputs[k] == layer;
-}
-
-static bool same_shape(struct shape a, struct shape b)
-{
-    return a.channels == b.channels && a.height == b.height && a.width == b.width;
-}
-
-// A [shortcut] gives its error to both inputs. Its array can serve as theirs where nobody writes to it before its time:
-// for the first input, that reads it next, if the shortcut is its only reader; for the second if all its other readers come
-// before the first input, and that leaves the array as it is.
-static void share_deltas(struct network *network, struct layer *layer)
-{
-    if (strcmp(layer->type->name, "shortcut") != 0 || !layer->delta) return;
-    struct layer *first = layer->inputs[0], *second = layer->inputs[1];
-    if (first == second || !same_shape(first->output_shape, second->output_shape)) return;
-    bool only_reader = true, comes_last = true;
-    for (int i = 0; i < network->layer_count; i++) {
-        const struct layer *reader = network->layers[i];
-        for (int k = 0; k < reader->input_count; k++) {
-            if (reader == layer) continue;
-            only_reader &= !reads(reader, k, first);
-            comes_last &= !reads(reader, k, second) || i <= first->index;
-        }
-    }
-    if (!only_reader || !first->needs_delta) return;
-    first->delta = layer->delta;
-    first->shares_delta = true;
-    if (!comes_last || !first->keeps_delta || !second->needs_delta || second->index >= first->index) return;
-    second->delta = layer->delta;
-    second->shares_delta = true;
-}
-
-static bool allocate_delta(struct network *network, struct layer *layer, struct diagnostics *diagnostics)
-{
-    struct error error;
-    if (!network->for_training || !layer->needs_delta || layer->is_alias) return true;
-    if (!layer->shares_delta)
-        layer->delta = memory_allocate((size_t)network->max_images * shape_stored(layer->output_shape), sizeof(float), &error);
-    if (!layer->delta)
-        diagnostics_add(diagnostics, layer->section->line, layer->section->name, "layer %d: %s", layer->index, error.message);
-    if (layer->delta) share_deltas(network, layer);
-    return layer->delta != NULL;
-}
-
 // The output is deferred where the layer can and all that read it can.
 static bool is_deferred(const struct network *network, const struct layer *layer)
 {
@@ -287,7 +241,7 @@ static bool is_deferred(const struct network *network, const struct layer *layer
     if (!layer->can_defer || layer == network->output_layer) return false;
     for (int i = 0; i < network->layer_count; i++)
         for (int k = 0; k < network->layers[i]->input_count; k++) {
-            if (!reads(network->layers[i], k, layer)) continue;
+            if (!layer_reads(network->layers[i], k, layer)) continue;
             if (!network->layers[i]->reads_sources) return false;
             readers++;
         }
@@ -322,8 +276,10 @@ static bool allocate_maps(struct network *network, struct diagnostics *diagnosti
         }
     for (int i = 0; i < network->layer_count; i++)
         if (!allocate_output(network, network->layers[i], diagnostics)) return false;
-    for (int i = network->layer_count - 1; i >= 0; i--)
-        if (!allocate_delta(network, network->layers[i], diagnostics)) return false;
+    if (network->for_training && !deltas_allocate(network, &error)) {
+        diagnostics_add(diagnostics, 1, "net", "%s", error.message);
+        return false;
+    }
     network->scores = memory_allocate(images * shape_size(network->output_layer->output_shape), sizeof(float), &error);
     if (!first->reads_planar) network->blocked_input = memory_allocate(images * shape_stored(network->input_shape), sizeof(float), &error);
     if (network->scores && (network->blocked_input || first->reads_planar)) return true;
@@ -457,7 +413,6 @@ static void layer_destroy(struct layer *layer)
     memory_release(layer->inputs);
     memory_release(layer->output);
     memory_release(layer->output_maximum);
-    if (!layer->shares_delta) memory_release(layer->delta);
     memory_release(layer);
 }
 
@@ -466,6 +421,7 @@ void network_destroy(struct network *network)
     if (!network) return;
     for (int i = 0; i < network->layer_count; i++) layer_destroy(network->layers[i]);
     for (int i = 0; i < network->parameter_count; i++) parameter_release(network->parameters[i]);
+    deltas_release(network);
     memory_release(network->layers);
     memory_release(network->parameters);
     memory_release(network->scratch);
