@@ -292,6 +292,24 @@ static bool create_gradient(struct packed_convolution *packed, struct error *err
     return packed->gradient_sums != NULL;
 }
 
+static bool create_weight_blocks(struct packed_convolution *packed, struct error *error)
+{
+    const struct convolution_shape *s = &packed->shape;
+    const struct mls_grouping *g = &packed->weight_grouping;
+    packed->out_blocks = take(packed, (size_t)s->out_channels, sizeof(int), error);
+    packed->in_blocks = take(packed, (size_t)s->in_channels, sizeof(int), error);
+    packed->in_ends = take(packed, (size_t)s->in_channels, sizeof(int), error);
+    packed->row_maxima = take(packed, (size_t)s->out_channels * (size_t)g->blocks[1], sizeof(float), error);
+    if (!packed->out_blocks || !packed->in_blocks || !packed->in_ends || !packed->row_maxima) return false;
+    for (int out = 0; out < s->out_channels; out++) packed->out_blocks[out] = mls_group_index(g, out, 0) / g->blocks[1];
+    for (int in = s->in_channels - 1; in >= 0; in--) {
+        packed->in_blocks[in] = mls_group_index(g, 0, in);
+        bool ends = in + 1 == s->in_channels || packed->in_blocks[in + 1] != packed->in_blocks[in];
+        packed->in_ends[in] = ends ? in + 1 : packed->in_ends[in + 1];
+    }
+    return true;
+}
+
 static bool create_all(struct packed_convolution *packed, struct error *error)
 {
     const struct convolution_shape *s = &packed->shape;
@@ -302,8 +320,9 @@ static bool create_all(struct packed_convolution *packed, struct error *error)
     packed->weight_maxima = take(packed, groups, sizeof(float), error);
     packed->weight_scales = take(packed, groups, sizeof(float), error);
     packed->weight_codes = take(packed, weights + 64, 1, error);
-    if (!packed->weight_maxima || !packed->weight_scales || !packed->weight_codes) return false;
-    if (!create_maps(packed, error) || !create_forward(packed, error)) return false;
+    packed->weight_planes = take(packed, weights + 64, 1, error);
+    if (!packed->weight_maxima || !packed->weight_scales || !packed->weight_codes || !packed->weight_planes) return false;
+    if (!create_weight_blocks(packed, error) || !create_maps(packed, error) || !create_forward(packed, error)) return false;
     if (!packed->request.for_training) return true;
     return create_backward(packed, error) && create_gradient(packed, error);
 }
@@ -357,9 +376,14 @@ void packed_destroy(struct packed_convolution *packed)
     destroy_map(&packed->errors);
     destroy_direction(&packed->forward);
     destroy_direction(&packed->backward);
+    memory_release(packed->out_blocks);
+    memory_release(packed->in_blocks);
+    memory_release(packed->in_ends);
+    memory_release(packed->row_maxima);
     memory_release(packed->weight_maxima);
     memory_release(packed->weight_scales);
     memory_release(packed->weight_codes);
+    memory_release(packed->weight_planes);
     memory_release(packed->gradient_totals);
     memory_release(packed->gradient_sums);
     memory_release(packed->scratch);

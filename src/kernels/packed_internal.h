@@ -62,10 +62,13 @@ struct packed_convolution {
     struct convolution_shape shape;
     struct packed_map activations, errors;
     struct direction forward, backward;
-    // Weights: codes [Co][Ci][Kh][Kw] and scales of their groups.
+    // Weights: codes [Co][Ci][Kh * Kw], the same as [Kh * Kw][Co][Ci], and scales of their groups.
     struct mls_grouping weight_grouping;
+    int *out_blocks, *in_blocks;     // block of each output and each input channel (mls_group_index, without its divisions)
+    int *in_ends;                    // where the block of each input channel ends
+    float *row_maxima;               // [Co][blocks of Ci]: max |weight|
     float *weight_maxima, *weight_scales;
-    int8_t *weight_codes;
+    int8_t *weight_codes, *weight_planes;
     float weight_tensor_scale;
     int gradient_tasks, threads;
     float *gradient_totals;   // [task][taps][8][16]
@@ -73,6 +76,11 @@ struct packed_convolution {
     float *scratch;           // per thread: Sg_1 * Sg_2 of two output blocks, [2][groups][16]
     size_t memory;
 };
+
+static inline int weight_group(const struct packed_convolution *packed, int out, int in)
+{
+    return packed->out_blocks[out] * packed->weight_grouping.blocks[1] + packed->in_blocks[in];
+}
 
 static inline int minimum(int a, int b)
 {

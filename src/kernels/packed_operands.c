@@ -59,16 +59,18 @@ static float largest_of_image(const struct packed_map *map, const float *maxima,
     return largest;
 }
 
-// The image with the largest bound above `above` that is not seen yet; -1: none.
-static int next_candidate(const struct packed_map *map, int images, float above, const int *taken, int count)
+// Up to `most` images with the largest bounds above `above` that were not seen yet.
+static int next_candidates(const struct packed_map *map, int images, float above, int most, int *list)
 {
-    int best = -1;
+    int count = 0;
     for (int n = 0; n < images; n++) {
-        bool candidate = !map->image_seen[n] && map->image_bounds[n] > above && (best < 0 || map->image_bounds[n] > map->image_bounds[best]);
-        for (int k = 0; k < count && candidate; k++) candidate = taken[k] != n;
-        if (candidate) best = n;
+        float bound = map->image_bounds[n];
+        if (map->image_seen[n] || !(bound > above) || (count == most && bound <= map->image_bounds[list[count - 1]])) continue;
+        int at = count < most ? count++ : most - 1;
+        for (; at > 0 && map->image_bounds[list[at - 1]] < bound; at--) list[at] = list[at - 1];
+        list[at] = n;
     }
-    return best;
+    return count;
 }
 
 // The largest |value| of the tensor without reading all of it: images in the order of their bounds, until no bound of the
@@ -79,16 +81,11 @@ static float find_largest(struct map_quantization *q, struct thread_pool *pool, 
     int list[8], count;
     float largest = 0;
     for (int n = 0; n < images; n++) map->image_bounds[n] = largest_of_image(map, q->input->bounds, n);
-    do {
-        for (count = 0; count < 8; count++) {
-            int image = next_candidate(map, images, largest, list, count);
-            if (image < 0) break;
-            list[count] = image;
-        }
-        q->list = list;
+    q->list = list;
+    while (isfinite(largest) && (count = next_candidates(map, images, largest, 8, list)) > 0) {
         thread_pool_run(pool, count, maxima_task, q);
         for (int k = 0; k < count; k++) largest = larger_maximum(largest_of_image(map, map->plane_maxima, list[k]), largest);
-    } while (count == 8 && isfinite(largest));
+    }
     q->list = NULL;
     return largest;
 }
@@ -207,80 +204,105 @@ struct weight_work {
 
 static float weight_reciprocal(const struct packed_convolution *packed, int out, int in)
 {
-    float scale = packed->weight_tensor_scale * packed->weight_scales[mls_group_index(&packed->weight_grouping, out, in)];
+    float scale = packed->weight_tensor_scale * packed->weight_scales[weight_group(packed, out, in)];
     return packed->weight_tensor_scale > 0 ? 1.0f / scale : 0;
 }
 
-// Where the group of input channel `in` ends.
-static int run_end(const struct packed_convolution *packed, int out, int in)
+// One output channel, into codes[Ci][window]. Neighbouring input channels of one group are one run.
+static void quantize_output_channel(const struct weight_work *work, int out, int8_t *codes)
 {
-    const struct mls_grouping *g = &packed->weight_grouping;
-    int end = in + 1, group = mls_group_index(g, out, in);
-    while (end < packed->shape.in_channels && mls_group_index(g, out, end) == group) end++;
-    return end;
-}
-
-// One output channel. Neighbouring input channels of one group are one run.
-static void quantize_weights_task(void *context, int out, int thread)
-{
-    (void)thread;
-    struct weight_work *work = context;
-    struct packed_convolution *packed = work->packed;
+    const struct packed_convolution *packed = work->packed;
     const struct convolution_shape *s = &packed->shape;
     const struct mls_format *format = &packed->request.formats[MLS_WEIGHT];
     int window = s->kernel_height * s->kernel_width;
     for (int in = 0, end; in < s->in_channels; in = end) {
-        end = work->quantizer.stochastic ? in + 1 : run_end(packed, out, in);
-        size_t plane = (size_t)out * (size_t)s->in_channels + (size_t)in, start = plane * (size_t)window;
+        end = work->quantizer.stochastic ? in + 1 : packed->in_ends[in];
+        size_t plane = (size_t)out * (size_t)s->in_channels + (size_t)in;
+        const float *weights = work->weights + plane * (size_t)window;
         float reciprocal = weight_reciprocal(packed, out, in);
+        int8_t *to = codes + in * window;
         if (!work->quantizer.stochastic) {
-            packed->request.kernels->quantize_run(&work->quantizer, work->weights + start, (end - in) * window, reciprocal,
-                                                  packed->weight_codes + start);
+            packed->request.kernels->quantize_run(&work->quantizer, weights, (end - in) * window, reciprocal, to);
             continue;
         }
         struct mls_plane_keys keys = mls_plane_keys_of(work->tensor_key, plane);
         for (int k = 0; k < window; k++)
-            packed->weight_codes[start + (size_t)k] = (int8_t)mls_quantize_element(
-                format, work->weights[start + (size_t)k], reciprocal, mls_random_bits(keys, (uint32_t)k, 16));
+            to[k] = (int8_t)mls_quantize_element(format, weights[k], reciprocal, mls_random_bits(keys, (uint32_t)k, 16));
     }
 }
 
-// Distances in weight_codes between neighbouring outputs and between neighbouring reduced channels of a direction.
-struct strides {
-    size_t output, reduced;
-};
+static void quantize_weights_task(void *context, int out, int thread)
+{
+    (void)thread;
+    const struct weight_work *work = context;
+    struct packed_convolution *packed = work->packed;
+    const struct convolution_shape *s = &packed->shape;
+    int window = s->kernel_height * s->kernel_width;
+    size_t channels = (size_t)s->in_channels, plane = (size_t)s->out_channels * channels;
+    int8_t *codes = packed->weight_codes + (size_t)out * channels * (size_t)window;
+    quantize_output_channel(work, out, codes);
+    for (int k = 0; k < window; k++) {
+        int8_t *to = packed->weight_planes + (size_t)k * plane + (size_t)out * channels;
+        for (size_t in = 0; in < channels; in++) to[in] = codes[in * (size_t)window + (size_t)k];
+    }
+}
 
-static struct strides strides_of(const struct packed_convolution *packed, const struct direction *d)
+// The codes of one window position and 4 reduced channels for 16 outputs, [16][4]: all there.
+static void pack_whole(const struct packed_convolution *packed, bool forward, int window, int output, int reduced, int8_t to[64])
 {
     const struct convolution_shape *s = &packed->shape;
-    size_t window = (size_t)(s->kernel_height * s->kernel_width), out = (size_t)s->in_channels * window;
-    return d == &packed->forward ? (struct strides){out, window} : (struct strides){window, out};
+    size_t channels = (size_t)s->in_channels;
+    const int8_t *plane = packed->weight_planes + (size_t)window * (size_t)s->out_channels * channels;
+    if (forward) {
+        plane += (size_t)output * channels + (size_t)reduced;
+        for (int i = 0; i < BLOCK_CHANNELS; i++) memcpy(to + 4 * i, plane + (size_t)i * channels, 4);
+        return;
+    }
+    plane += (size_t)reduced * channels + (size_t)output;
+    const int8_t *rows[4] = {plane, plane + channels, plane + 2 * channels, plane + 3 * channels};
+    for (int i = 0; i < BLOCK_CHANNELS; i++) {
+        to[4 * i] = rows[0][i];
+        to[4 * i + 1] = rows[1][i];
+        to[4 * i + 2] = rows[2][i];
+        to[4 * i + 3] = rows[3][i];
+    }
 }
 
 // The 64 bytes of one quad and tap: 4 of each of 16 outputs, 0 where the group, the window or the outputs end.
 static void pack_dot_product(const struct packed_convolution *packed, const struct direction *d, const int window[4], int block,
                              int group, int quad, int8_t to[64])
 {
-    struct strides strides = strides_of(packed, d);
-    int outputs = minimum(d->outputs - block * BLOCK_CHANNELS, BLOCK_CHANNELS);
-    const int8_t *codes = packed->weight_codes + (size_t)(block * BLOCK_CHANNELS) * strides.output;
+    bool forward = d == &packed->forward;
+    const struct convolution_shape *s = &packed->shape;
+    size_t channels = (size_t)s->in_channels, plane = (size_t)s->out_channels * channels;
+    size_t output_stride = forward ? channels : 1, reduced_stride = forward ? 1 : channels;
+    int first = block * BLOCK_CHANNELS, outputs = minimum(d->outputs - first, BLOCK_CHANNELS);
+    if (!d->planar && outputs == BLOCK_CHANNELS && 4 * quad >= d->group_first[group] && 4 * quad + 3 <= d->group_last[group]) {
+        pack_whole(packed, forward, window[0], first, 4 * quad, to);
+        return;
+    }
     memset(to, 0, 64);
     for (int b = 0; b < 4; b++) {
         int channel = d->planar ? quad : 4 * quad + b;
         if (channel < d->group_first[group] || channel > d->group_last[group] || window[b] < 0) continue;
-        const int8_t *from = codes + (size_t)channel * strides.reduced + (size_t)window[b];
-        for (int i = 0; i < outputs; i++) to[4 * i + b] = from[(size_t)i * strides.output];
+        const int8_t *from = packed->weight_planes + (size_t)window[b] * plane + (size_t)first * output_stride + (size_t)channel * reduced_stride;
+        for (int i = 0; i < outputs; i++) to[4 * i + b] = from[(size_t)i * output_stride];
     }
 }
 
-// One group of one output block of one phase, in the order in which the kernel reads it.
+static void add_sums(const int8_t *bytes, int32_t sums[BLOCK_CHANNELS])
+{
+    for (int i = 0; i < BLOCK_CHANNELS; i++) sums[i] += bytes[4 * i] + bytes[4 * i + 1] + bytes[4 * i + 2] + bytes[4 * i + 3];
+}
+
+// One group of one output block of one phase, in the order in which the kernel reads it; its sums where they are wanted.
 static int8_t *pack_group(const struct packed_convolution *packed, const struct direction *d, const struct phase *phase,
-                          int block, int group, int8_t *to, int32_t sums[BLOCK_CHANNELS])
+                          int block, int group, int8_t *to, int32_t *sums)
 {
     for (int quad = d->quad_first[group]; quad <= d->quad_last[group]; quad++)
         for (int tap = 0; tap < phase->taps; tap++, to += 64) {
             pack_dot_product(packed, d, phase->tap_weights[tap], block, group, quad, to);
-            for (int i = 0; i < BLOCK_CHANNELS; i++) sums[i] += to[4 * i] + to[4 * i + 1] + to[4 * i + 2] + to[4 * i + 3];
+            if (sums) add_sums(to, sums);
         }
     return to;
 }
@@ -292,13 +314,13 @@ static void pack_block(const struct packed_convolution *packed, const struct dir
     int8_t *to = phase->weights + (size_t)block * phase->weights_block;
     for (int group = 0; group < d->groups; group++) {
         int32_t sums[BLOCK_CHANNELS] = {0};
-        to = pack_group(packed, d, phase, block, group, to, sums);
+        to = pack_group(packed, d, phase, block, group, to, zero_point ? sums : NULL);
         size_t at = ((size_t)block * (size_t)d->groups + (size_t)group) * BLOCK_CHANNELS;
         for (int i = 0; i < BLOCK_CHANNELS; i++) {
             int output = minimum(block * BLOCK_CHANNELS + i, d->outputs - 1), reduced = d->group_first[group];
             phase->starts[at + (size_t)i] = -zero_point * sums[i];
-            d->weight_scales[at + (size_t)i] = packed->weight_scales[mls_group_index(
-                &packed->weight_grouping, forward ? output : reduced, forward ? reduced : output)];
+            d->weight_scales[at + (size_t)i] =
+                packed->weight_scales[forward ? weight_group(packed, output, reduced) : weight_group(packed, reduced, output)];
         }
     }
 }
@@ -316,20 +338,34 @@ static void pack_weights_task(void *context, int task, int thread)
     pack_block(packed, d, &d->phases[task / d->output_blocks], task % d->output_blocks);
 }
 
-static void weight_maxima(struct packed_convolution *packed, const float *weights)
+// max |weight| of one output channel and each block of input channels.
+static void row_maxima_task(void *context, int out, int thread)
 {
+    (void)thread;
+    const struct weight_work *work = context;
+    const struct packed_convolution *packed = work->packed;
     const struct convolution_shape *s = &packed->shape;
-    const struct mls_grouping *grouping = &packed->weight_grouping;
     size_t window = (size_t)(s->kernel_height * s->kernel_width);
-    memset(packed->weight_maxima, 0, (size_t)grouping->blocks[0] * (size_t)grouping->blocks[1] * sizeof(float));
-    for (int out = 0; out < s->out_channels; out++)
-        for (int in = 0, end; in < s->in_channels; in = end) {
-            end = run_end(packed, out, in);
-            size_t start = ((size_t)out * (size_t)s->in_channels + (size_t)in) * window;
-            float maximum = maximum_of(weights + start, (size_t)(end - in) * window);
-            float *group = &packed->weight_maxima[mls_group_index(grouping, out, in)];
-            *group = larger_maximum(maximum, *group);
-        }
+    float *maxima = packed->row_maxima + (size_t)out * (size_t)packed->weight_grouping.blocks[1];
+    for (int k = 0; k < packed->weight_grouping.blocks[1]; k++) maxima[k] = 0;
+    for (int in = 0, end; in < s->in_channels; in = end) {
+        end = packed->in_ends[in];
+        size_t start = ((size_t)out * (size_t)s->in_channels + (size_t)in) * window;
+        float *maximum = &maxima[packed->in_blocks[in]];
+        *maximum = larger_maximum(maximum_of(work->weights + start, (size_t)(end - in) * window), *maximum);
+    }
+}
+
+static void weight_maxima(struct packed_convolution *packed)
+{
+    const struct mls_grouping *grouping = &packed->weight_grouping;
+    int columns = grouping->blocks[1];
+    memset(packed->weight_maxima, 0, (size_t)grouping->blocks[0] * (size_t)columns * sizeof(float));
+    for (int out = 0; out < packed->shape.out_channels; out++) {
+        float *groups = packed->weight_maxima + (size_t)packed->out_blocks[out] * (size_t)columns;
+        const float *row = packed->row_maxima + (size_t)out * (size_t)columns;
+        for (int k = 0; k < columns; k++) groups[k] = larger_maximum(row[k], groups[k]);
+    }
 }
 
 // Small layers are not worth waking the other threads.
@@ -348,11 +384,12 @@ bool packed_quantize_weights(struct packed_convolution *packed, struct thread_po
 {
     const struct mls_format *format = &packed->request.formats[MLS_WEIGHT];
     const struct mls_grouping *grouping = &packed->weight_grouping;
-    weight_maxima(packed, weights);
+    struct weight_work work = {packed, weights, quantizer_of(format, evaluation), tensor_key};
+    run(packed, pool, packed->shape.out_channels, row_maxima_task, &work);
+    weight_maxima(packed);
     if (!mls_scales(format, packed->weight_maxima, grouping->blocks[0] * grouping->blocks[1],
                     &packed->weight_tensor_scale, packed->weight_scales))
         return error_set(error, "the weights to quantize: not a finite number");
-    struct weight_work work = {packed, weights, quantizer_of(format, evaluation), tensor_key};
     run(packed, pool, packed->shape.out_channels, quantize_weights_task, &work);
     const struct direction *backward = &packed->backward;
     int tasks = packed->forward.output_blocks + (packed->request.for_training ? backward->phase_count * backward->output_blocks : 0);

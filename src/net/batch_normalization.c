@@ -53,13 +53,14 @@ static float *pair_at(const struct batch_normalization *norm, float *pairs, int 
     return pairs + ((size_t)image * (size_t)norm->blocks + (size_t)block) * 2 * BLOCK_CHANNELS;
 }
 
-// Sum over the images, in their order, of one of the two sums of a channel.
-static double total_of(const struct batch_normalization *norm, int images, int channel, int which)
+// Both sums of the channels of a block, over the images in their order: totals[2][16].
+VECTORIZED static void total_block(const struct batch_normalization *norm, int images, int block, double totals[2 * BLOCK_CHANNELS])
 {
-    double total = 0;
-    for (int n = 0; n < images; n++)
-        total += (double)pair_at(norm, norm->sums, n, channel / BLOCK_CHANNELS)[which * BLOCK_CHANNELS + channel % BLOCK_CHANNELS];
-    return total;
+    for (int i = 0; i < 2 * BLOCK_CHANNELS; i++) totals[i] = 0;
+    for (int n = 0; n < images; n++) {
+        const float *sums = pair_at(norm, norm->sums, n, block);
+        for (int i = 0; i < 2 * BLOCK_CHANNELS; i++) totals[i] += (double)sums[i];
+    }
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -125,8 +126,10 @@ static void batch_statistics(struct batch_normalization *norm, int channel, doub
 
 bool batch_normalization_statistics(struct batch_normalization *norm, const struct pass *pass, struct error *error)
 {
+    double totals[2 * BLOCK_CHANNELS];
     for (int c = 0; c < norm->channels; c++) {
-        double sum = total_of(norm, pass->images, c, 0), square = total_of(norm, pass->images, c, 1);
+        if (c % BLOCK_CHANNELS == 0) total_block(norm, pass->images, c / BLOCK_CHANNELS, totals);
+        double sum = totals[c % BLOCK_CHANNELS], square = totals[BLOCK_CHANNELS + c % BLOCK_CHANNELS];
         if (!isfinite(sum) || !isfinite(square))
             return error_set(error, "batch normalization, channel %d: sums %g and %g: the activations are not finite", c, sum, square);
         if (pass->training) {
@@ -142,14 +145,16 @@ bool batch_normalization_statistics(struct batch_normalization *norm, const stru
 }
 
 // y is monotone in x, also after rounding, so |y| is largest at one of the extremes of x.
-void batch_normalization_maxima(const struct batch_normalization *norm, int images, enum piecewise activation, float *maximum)
+VECTORIZED void batch_normalization_maxima(const struct batch_normalization *norm, int images, enum piecewise activation, float *maximum)
 {
     for (int n = 0; n < images; n++)
         for (int block = 0; block < norm->blocks; block++, maximum += BLOCK_CHANNELS) {
             const float *extremes = pair_at(norm, norm->extremes, n, block);
-            struct source source = {.kind = SOURCE_NORMALIZED, .activation = activation, .x = extremes,
-                                    .multiplier = norm->multiplier + block * BLOCK_CHANNELS, .offset = norm->offset + block * BLOCK_CHANNELS};
-            source_maxima(&source, 2, maximum);
+            vector_float m = vector_load(norm->multiplier + block * BLOCK_CHANNELS), o = vector_load(norm->offset + block * BLOCK_CHANNELS);
+            vector_int largest = {0};
+            for (int k = 0; k < 2; k++)
+                largest = vector_maximum(largest, piecewise_value(activation, vector_load(extremes + k * BLOCK_CHANNELS) * m + o));
+            vector_store(maximum, (vector_float)largest);
         }
 }
 
@@ -265,9 +270,10 @@ void batch_normalization_sum_error_image(struct batch_normalization *norm, const
 //   dL/dx = scale * r * (d - sum(d) / M - (x - mean) * r^2 * sum(d * (x - mean)) / M),  r = inverse deviation.
 bool batch_normalization_error_statistics(struct batch_normalization *norm, int images, struct error *error)
 {
-    double count = (double)images * norm->plane;
+    double count = (double)images * norm->plane, totals[2 * BLOCK_CHANNELS];
     for (int c = 0; c < norm->channels; c++) {
-        double sum = total_of(norm, images, c, 0), product = total_of(norm, images, c, 1);
+        if (c % BLOCK_CHANNELS == 0) total_block(norm, images, c / BLOCK_CHANNELS, totals);
+        double sum = totals[c % BLOCK_CHANNELS], product = totals[BLOCK_CHANNELS + c % BLOCK_CHANNELS];
         if (!isfinite(sum) || !isfinite(product))
             return error_set(error, "batch normalization, channel %d: the errors are not finite", c);
         double r = (double)norm->inverse_deviation[c], c0 = (double)norm->scale->value[c] * r;
@@ -283,16 +289,21 @@ bool batch_normalization_error_statistics(struct batch_normalization *norm, int 
 
 // |c0 d + (c1 x + c2)| <= |c0| max |d| + |c1 x + c2|, which is largest at an extreme of x; and a little more, for the
 // rounding of the sum and of what cancels in it.
-void batch_normalization_error_bounds(const struct batch_normalization *norm, int images, float *bounds)
+VECTORIZED void batch_normalization_error_bounds(const struct batch_normalization *norm, int images, float *bounds)
 {
+    const vector_int magnitude = (vector_int){0} + 0x7fffffff;
     for (int n = 0; n < images; n++)
-        for (int c = 0; c < norm->channels; c++) {
-            size_t at = ((size_t)n * (size_t)norm->blocks * BLOCK_CHANNELS) + (size_t)c;
-            const float *extremes = pair_at(norm, norm->extremes, n, c / BLOCK_CHANNELS) + c % BLOCK_CHANNELS;
-            float c0 = norm->coefficients[0][c], c1 = norm->coefficients[1][c], c2 = norm->coefficients[2][c];
-            float high = c1 * extremes[0], low = c1 * extremes[BLOCK_CHANNELS];
-            float affine = fmaxf(fabsf(high + c2), fabsf(low + c2)), parts = fmaxf(fabsf(high), fabsf(low)) + fabsf(c2);
-            bounds[at] = (fabsf(c0) * norm->largest_errors[at] + affine) * 1.00001f + parts * 1e-6f;
+        for (int block = 0; block < norm->blocks; block++, bounds += BLOCK_CHANNELS) {
+            const float *extremes = pair_at(norm, norm->extremes, n, block);
+            size_t lane = (size_t)block * BLOCK_CHANNELS;
+            vector_float c1 = vector_load(norm->coefficients[1] + lane), c2 = vector_load(norm->coefficients[2] + lane);
+            vector_float high = c1 * vector_load(extremes), low = c1 * vector_load(extremes + BLOCK_CHANNELS);
+            vector_int affine = vector_maximum(vector_maximum((vector_int){0}, high + c2), low + c2);
+            vector_int parts = vector_maximum(vector_maximum((vector_int){0}, high), low);
+            vector_float c0 = (vector_float)((vector_int)vector_load(norm->coefficients[0] + lane) & magnitude);
+            vector_float d = vector_load(norm->largest_errors + ((size_t)n * (size_t)norm->blocks + (size_t)block) * BLOCK_CHANNELS);
+            vector_float rest = (vector_float)parts + (vector_float)((vector_int)c2 & magnitude);
+            vector_store(bounds, (c0 * d + (vector_float)affine) * 1.00001f + rest * 1e-6f);
         }
 }
 
