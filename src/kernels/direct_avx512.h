@@ -1,4 +1,4 @@
-// The fp32 kernels for AVX-512, members of the sets of that name (direct_avx512.c).
+// The fp32 kernels for AVX-512, members of the sets for it (direct_avx512.c).
 #ifndef KERNELS_DIRECT_AVX512_H
 #define KERNELS_DIRECT_AVX512_H
 

@@ -4,12 +4,13 @@
 #include <string.h>
 
 #ifdef MLSNET_X86
-extern const struct kernel_set kernels_avx512vnni;
+extern const struct kernel_set kernels_avx512vnni, kernels_avx2;
 #endif
 
 const struct kernel_set *const kernel_sets[] = {
 #ifdef MLSNET_X86
     &kernels_avx512vnni,
+    &kernels_avx2,
 #endif
     &kernels_scalar,
     NULL,

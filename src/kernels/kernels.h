@@ -56,6 +56,7 @@ struct convolve_job {
     const int8_t *weights[2];     // of each block: [group][quad of the group][tap][16 outputs][4 bytes]
     const int32_t *starts[2];     // [group][16]: where P starts, - zero point * sum of the group's weights
     const float *scales[2];       // [group][16]: Sg_1 * Sg_2
+    int largest_input, largest_weight; // no byte of the input, no |weight| is larger
     float factor;                 // (St_1 * 2^-F_1) * (St_2 * 2^-F_2)
     bool accumulate;              // add to the outputs
     size_t output_step;           // floats from one output pixel to the next
@@ -70,6 +71,7 @@ struct gradient_job {
     size_t pixel_bytes, row_bytes;// from one output's pixel to the next one's, to the next row's
     const int8_t *quads;          // errors of the first output channel, as the quantizer wrote them
     int row_quads;
+    int largest_input, largest_error;  // no byte of `pixels`, no |error| is larger
     const int32_t *corrections;   // [8]: what the activations' zero point adds to P of each output channel
     const float *in_scales;       // [16]
     const float *out_scales;      // [8]
@@ -98,7 +100,7 @@ struct direct_gradient_job {
 };
 
 struct kernel_set {
-    const char *name;             // "scalar", "avx512vnni"
+    const char *name;             // "scalar", "avx2", "avx512vnni"
     const char *help;
     bool (*supported)(void);      // by this processor
     void (*quantize_block)(const struct quantize_job *job);

@@ -138,14 +138,15 @@ static void convolve_image(struct convolve_work *work, int image, bool last, flo
     const struct direction *d = work->direction;
     map_quantization_image(work->quantization, image);
     if (!work->output) return;
-    int rows = 0;
+    int rows = 0, largest_weight = (int)mls_largest_integer(&work->packed->request.formats[MLS_WEIGHT]);
     for (int i = 0; i < d->phase_count; i++) rows += d->phases[i].rows;
     struct fetch fetch = fetch_plan(work, image, last, rows * ((d->output_blocks + 1) / 2));
     for (int block = 0; block < d->output_blocks; block += 2) {
         struct convolve_job job = {.groups = d->groups, .blocks = minimum(2, d->output_blocks - block),
                                    .quad_first = d->quad_first, .quad_last = d->quad_last,
                                    .quad_offsets = d->quad_offsets, .factor = work->factor, .accumulate = work->accumulate,
-                                   .pixel_bytes = (size_t)d->stride * (d->planar ? 1 : BLOCK_CHANNELS)};
+                                   .pixel_bytes = (size_t)d->stride * (d->planar ? 1 : BLOCK_CHANNELS),
+                                   .largest_input = largest_byte(work->map), .largest_weight = largest_weight};
         set_scales(work, image, block, scratch, &job);
         for (int i = 0; i < d->phase_count; i++) convolve_phase(work, &d->phases[i], &job, image, block, &fetch);
     }
@@ -231,6 +232,7 @@ static void gradient_of_image(const struct gradient_work *work, int image, int b
     struct gradient_job job = {.height = e->height, .width = e->width, .quads = quads, .row_quads = e->row_quads,
                                .pixels = a->pixels + (size_t)image * a->image_bytes + (size_t)block * a->block_bytes,
                                .pixel_bytes = (size_t)s->stride * BLOCK_CHANNELS, .row_bytes = (size_t)s->stride * a->row_bytes,
+                               .largest_input = largest_byte(a), .largest_error = (int)mls_largest_integer(&e->format),
                                .corrections = corrections,
                                .in_scales = a->plane_scales + ((size_t)image * (size_t)a->blocks + (size_t)block) * BLOCK_CHANNELS,
                                .out_scales = e->plane_scales + (size_t)image * (size_t)e->blocks * BLOCK_CHANNELS + (size_t)first_out};

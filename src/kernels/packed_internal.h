@@ -77,6 +77,12 @@ struct packed_convolution {
     size_t memory;
 };
 
+// The largest byte of a map, zero point included.
+static inline int largest_byte(const struct packed_map *map)
+{
+    return map->zero_point + (int)mls_largest_integer(&map->format);
+}
+
 static inline int weight_group(const struct packed_convolution *packed, int out, int in)
 {
     return packed->out_blocks[out] * packed->weight_grouping.blocks[1] + packed->in_blocks[in];
