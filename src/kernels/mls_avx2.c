@@ -101,9 +101,45 @@ INLINE struct lanes high_bits(struct lanes hash)
     return (struct lanes){{_mm256_srli_epi32(hash.half[0], 16), _mm256_srli_epi32(hash.half[1], 16)}};
 }
 
+// source_value (source.h) of 8 channels, with this instruction set's own comparisons: gcc takes those of longer vectors apart.
+INLINE __m256 piecewise_value_8(enum piecewise activation, __m256 z)
+{
+    const __m256 zero = _mm256_setzero_ps(), six = _mm256_set1_ps(6);
+    if (activation == PIECEWISE_LINEAR) return z;
+    if (activation == PIECEWISE_LEAKY) {
+        __m256 positive = _mm256_cmp_ps(z, zero, _CMP_GT_OQ);
+        return _mm256_add_ps(_mm256_and_ps(positive, z), _mm256_andnot_ps(positive, _mm256_mul_ps(z, _mm256_set1_ps(0.1f))));
+    }
+    __m256 y = _mm256_and_ps(_mm256_cmp_ps(z, zero, _CMP_NLE_UQ), z);
+    if (activation == PIECEWISE_RELU6) y = _mm256_blendv_ps(y, six, _mm256_cmp_ps(y, six, _CMP_GT_OQ));
+    return y;
+}
+
+INLINE __m256 piecewise_error_8(enum piecewise activation, __m256 z, __m256 delta)
+{
+    if (activation == PIECEWISE_LINEAR) return delta;
+    __m256 positive = _mm256_cmp_ps(z, _mm256_setzero_ps(), _CMP_GT_OQ);
+    if (activation == PIECEWISE_RELU6) positive = _mm256_and_ps(positive, _mm256_cmp_ps(z, _mm256_set1_ps(6), _CMP_LT_OQ));
+    __m256 kept = _mm256_and_ps(positive, delta);
+    if (activation != PIECEWISE_LEAKY) return kept;
+    return _mm256_add_ps(kept, _mm256_andnot_ps(positive, _mm256_mul_ps(delta, _mm256_set1_ps(0.1f))));
+}
+
+INLINE __m256 source_value_8(const struct source *s, int pixel, int half, enum source_kind kind, enum piecewise activation)
+{
+    size_t at = (size_t)pixel * BLOCK_CHANNELS + (size_t)half * 8;
+    __m256 x = _mm256_loadu_ps(s->x + at);
+    if (kind == SOURCE_PLAIN) return x;
+    __m256 z = _mm256_add_ps(_mm256_mul_ps(x, _mm256_loadu_ps(s->multiplier + 8 * half)), _mm256_loadu_ps(s->offset + 8 * half));
+    if (kind == SOURCE_NORMALIZED) return piecewise_value_8(activation, z);
+    __m256 d = piecewise_error_8(activation, z, _mm256_loadu_ps(s->delta + at));
+    __m256 affine = _mm256_add_ps(_mm256_mul_ps(x, _mm256_loadu_ps(s->coefficients[1] + 8 * half)), _mm256_loadu_ps(s->coefficients[2] + 8 * half));
+    return _mm256_add_ps(_mm256_mul_ps(d, _mm256_loadu_ps(s->coefficients[0] + 8 * half)), affine);
+}
+
 struct quantize_vectors {
     struct quantizer_vectors q;
-    struct source_vectors source;
+    const struct source *source;
     struct lanes reciprocal; // floats
     struct lanes first, second;
     __m256i zero_point;
@@ -112,13 +148,11 @@ struct quantize_vectors {
 INLINE struct lanes quantize_pixel(const struct quantize_vectors *v, int position, struct lanes random, bool stochastic,
                                    enum source_kind kind, enum piecewise activation)
 {
-    vector_float value = source_value(&v->source, (size_t)position, kind, activation);
-    struct lanes x, integers;
-    __builtin_memcpy(&x, &value, sizeof x);
+    struct lanes integers;
 #pragma GCC unroll 2
     for (int h = 0; h < 2; h++)
-        integers.half[h] = quantize_8(&v->q, _mm256_castsi256_ps(x.half[h]), _mm256_castsi256_ps(v->reciprocal.half[h]),
-                                      random.half[h], stochastic);
+        integers.half[h] = quantize_8(&v->q, source_value_8(v->source, position, h, kind, activation),
+                                      _mm256_castsi256_ps(v->reciprocal.half[h]), random.half[h], stochastic);
     return integers;
 }
 
@@ -219,7 +253,7 @@ INLINE void quantize_rows(const struct quantize_job *job, const struct quantize_
 
 INLINE void quantize_source(const struct quantize_job *job, bool stochastic, enum source_kind kind, enum piecewise activation)
 {
-    struct quantize_vectors v = {.q = quantizer_load(&job->quantizer), .source = source_open(&job->source, kind),
+    struct quantize_vectors v = {.q = quantizer_load(&job->quantizer), .source = &job->source,
                                  .reciprocal = lanes_load(job->reciprocals), .first = lanes_load(job->first_keys),
                                  .second = lanes_load(job->second_keys), .zero_point = _mm256_set1_epi8((char)job->zero_point)};
     if (job->width % 4 == 0)
