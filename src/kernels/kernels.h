@@ -48,6 +48,7 @@ struct quantize_job {
 // quad_last[k], with weights of what lies outside the group or the window set to 0.
 struct convolve_job {
     int groups, taps, blocks;     // blocks of outputs: 1 or 2
+    bool planar;                  // each group is one quad: a channel in planes
     int run;                      // 3: each three taps in turn lie pixel_bytes = 16 apart; else 1
     const int *quad_first, *quad_last;   // [groups]
     const size_t *quad_offsets;   // [quads], bytes

@@ -82,7 +82,8 @@ struct variant {
 };
 
 // Up to 4 neighbouring pixels of one row, from raster position `position`, row y, column x. random: in the low 16 bits.
-INLINE void quantize_quad(const struct quantize_job *job, const struct quantize_vectors *v, int position, int y, int x, int count,
+// Returns I + zero point as [16 channels][4 pixels].
+INLINE __m512i quantize_quad(const struct quantize_job *job, const struct quantize_vectors *v, int position, int y, int x, int count,
                           const __m512i random[4], const struct variant variant)
 {
     __m512i codes[4];
@@ -104,15 +105,43 @@ INLINE void quantize_quad(const struct quantize_job *job, const struct quantize_
         uint8_t *to = job->pixels + (size_t)y * job->row_bytes + (size_t)x * BLOCK_CHANNELS;
         _mm512_mask_storeu_epi8(to, all, pixels);
     }
-    if (!job->quads && !job->planes) return;
     const __m128i lane = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    __m512i quad = _mm512_shuffle_epi8(bytes, _mm512_broadcast_i32x4(lane)); // [16 channels][4 pixels]
+    __m512i quad = _mm512_shuffle_epi8(bytes, _mm512_broadcast_i32x4(lane));
     if (job->quads) _mm512_storeu_si512(job->quads + (size_t)(y * job->row_quads + x / 4) * 64, quad);
-    if (!job->planes) return;
+    return _mm512_xor_si512(quad, v->zero_point);
+}
+
+// Up to 4 pixels of all channels into planes.
+INLINE void store_quad(const struct quantize_job *job, __m512i quad, int y, int x, int count)
+{
     uint8_t planar[64];
-    _mm512_storeu_si512(planar, _mm512_xor_si512(quad, v->zero_point));
+    _mm512_storeu_si512(planar, quad);
     uint8_t *to = job->planes + (size_t)(y * job->plane_pitch + x);
     for (int c = 0; c < BLOCK_CHANNELS; c++) __builtin_memcpy(to + (size_t)c * job->plane_bytes, planar + 4 * c, (size_t)count);
+}
+
+// 16 neighbouring pixels of one row, or two rows of 8.
+INLINE void store_quads(const struct quantize_job *job, const __m512i quads[4], int position)
+{
+    __m512i a = _mm512_unpacklo_epi32(quads[0], quads[1]), b = _mm512_unpackhi_epi32(quads[0], quads[1]);
+    __m512i c = _mm512_unpacklo_epi32(quads[2], quads[3]), d = _mm512_unpackhi_epi32(quads[2], quads[3]);
+    // 128-bit lane k of rows[i]: the 16 pixels of channel 4 k + i.
+    __m512i rows[4] = {_mm512_unpacklo_epi64(a, c), _mm512_unpackhi_epi64(a, c), _mm512_unpacklo_epi64(b, d), _mm512_unpackhi_epi64(b, d)};
+    int y = position / job->width, x = position % job->width;
+    uint8_t *to = job->planes + (size_t)(y * job->plane_pitch + x);
+    bool one_row = x + 16 <= job->width;
+    uint8_t *second = one_row ? to + 8 : job->planes + (size_t)((position + 8) / job->width * job->plane_pitch + (position + 8) % job->width);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        const __m128i lanes[4] = {_mm512_castsi512_si128(rows[i]), _mm512_extracti32x4_epi32(rows[i], 1), _mm512_extracti32x4_epi32(rows[i], 2),
+                                  _mm512_extracti32x4_epi32(rows[i], 3)};
+#pragma GCC unroll 4
+        for (int k = 0; k < 4; k++) {
+            size_t plane = (size_t)(4 * k + i) * job->plane_bytes;
+            _mm_storel_epi64((__m128i *)(to + plane), lanes[k]);
+            _mm_storeh_pd((double *)(second + plane), _mm_castsi128_pd(lanes[k]));
+        }
+    }
 }
 
 struct cursor {
@@ -124,6 +153,17 @@ INLINE void cursor_advance(struct cursor *c, int columns, int width)
     for (c->x += columns; c->x >= width; c->x -= width) c->y++;
 }
 
+// The planes of up to 16 pixels from `position`, quad by quad.
+INLINE void store_planes(const struct quantize_job *job, const __m512i quads[4], int position, int total)
+{
+    if (job->width % 8 == 0 && position + 16 <= total) {
+        store_quads(job, quads, position);
+        return;
+    }
+    for (int k = 0; k < 4 && position + 4 * k < total; k++)
+        store_quad(job, quads[k], (position + 4 * k) / job->width, (position + 4 * k) % job->width, 4);
+}
+
 // Rows of whole quads: one hash serves the pixels `position` and `position` + 16.
 INLINE void quantize_whole_quads(const struct quantize_job *job, const struct quantize_vectors *v, const struct variant variant)
 {
@@ -131,21 +171,27 @@ INLINE void quantize_whole_quads(const struct quantize_job *job, const struct qu
     struct cursor near = {0, 0}, far = {0, 0};
     cursor_advance(&far, 16, job->width);
     for (int start = 0; start < total; start += 32) {
-        for (int j = 0; j < 16 && start + j < total; j += 4) {
+        __m512i near_quads[4], far_quads[4];
+#pragma GCC unroll 4
+        for (int k = 0; k < 4; k++) {
+            int position = start + 4 * k;
+            if (position >= total) break;
             __m512i near_bits[4], far_bits[4];
 #pragma GCC unroll 4
             for (int i = 0; i < 4; i++) {
-                near_bits[i] = variant.stochastic ? hash_16(v->first, v->second, (uint32_t)(start / 2 + j + i)) : _mm512_setzero_si512();
+                near_bits[i] = variant.stochastic ? hash_16(v->first, v->second, (uint32_t)(start / 2 + 4 * k + i)) : _mm512_setzero_si512();
                 far_bits[i] = _mm512_srli_epi32(near_bits[i], 16);
             }
-            quantize_quad(job, v, start + j, near.y, near.x, 4, near_bits, variant);
+            near_quads[k] = quantize_quad(job, v, position, near.y, near.x, 4, near_bits, variant);
             cursor_advance(&near, 4, job->width);
-            if (start + j + 16 >= total) continue;
-            quantize_quad(job, v, start + j + 16, far.y, far.x, 4, far_bits, variant);
+            if (position + 16 >= total) continue;
+            far_quads[k] = quantize_quad(job, v, position + 16, far.y, far.x, 4, far_bits, variant);
             cursor_advance(&far, 4, job->width);
         }
         cursor_advance(&near, 16, job->width);
         cursor_advance(&far, 16, job->width);
+        if (job->planes) store_planes(job, near_quads, start, total);
+        if (job->planes && start + 16 < total) store_planes(job, far_quads, start + 16, total);
     }
 }
 
@@ -161,7 +207,8 @@ INLINE void quantize_rows(const struct quantize_job *job, const struct quantize_
                 bits[i] = variant.stochastic ? hash_16(v->first, v->second, (uint32_t)(p / 32 * 16 + p % 16)) : _mm512_setzero_si512();
                 if (p / 16 % 2) bits[i] = _mm512_srli_epi32(bits[i], 16);
             }
-            quantize_quad(job, v, position, y, x, count, bits, variant);
+            __m512i quad = quantize_quad(job, v, position, y, x, count, bits, variant);
+            if (job->planes) store_quad(job, quad, y, x, count);
         }
 }
 
@@ -338,6 +385,75 @@ typedef void (*convolve_function)(const struct convolve_job *job, const uint8_t 
 TILES(1)
 TILES(3)
 
+// Groups of one channel in planes, up to three taps (a window of 3 rows): all that a group needs is in registers at once.
+INLINE void planar_tile(const struct convolve_job *job, const uint8_t *input, int first, float *const outputs[2], const int PIXELS,
+                        const int BLOCKS, const int TAPS, const size_t step)
+{
+    const uint8_t *rows[3];
+    for (int k = 0; k < TAPS; k++) rows[k] = input + (size_t)first * step + job->tap_offsets[k];
+    __m512 total[16][2];
+#pragma GCC unroll 16
+    for (int p = 0; p < PIXELS; p++) total[p][0] = total[p][1] = _mm512_setzero_ps();
+    for (int group = 0; group < job->groups; group++) {
+        const size_t offset = job->quad_offsets[group];
+        __m512i w[3][2], begin[2];
+        __m512 scale[2];
+#pragma GCC unroll 2
+        for (int b = 0; b < BLOCKS; b++) {
+            begin[b] = _mm512_loadu_si512(job->starts[b] + group * BLOCK_CHANNELS);
+            scale[b] = _mm512_loadu_ps(job->scales[b] + group * BLOCK_CHANNELS);
+#pragma GCC unroll 3
+            for (int k = 0; k < TAPS; k++) w[k][b] = _mm512_loadu_si512(job->weights[b] + (TAPS * group + k) * 64);
+        }
+#pragma GCC unroll 16
+        for (int p = 0; p < PIXELS; p++) {
+            __m512i sum[2] = {begin[0], BLOCKS > 1 ? begin[1] : begin[0]};
+#pragma GCC unroll 3
+            for (int k = 0; k < TAPS; k++) {
+                __m512i a = broadcast_4(rows[k] + offset + (size_t)p * step);
+                sum[0] = _mm512_dpbusd_epi32(sum[0], a, w[k][0]);
+                if (BLOCKS > 1) sum[1] = _mm512_dpbusd_epi32(sum[1], a, w[k][1]);
+            }
+            total[p][0] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[0]), scale[0], total[p][0]);
+            if (BLOCKS > 1) total[p][1] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[1]), scale[1], total[p][1]);
+        }
+    }
+#pragma GCC unroll 2
+    for (int b = 0; b < BLOCKS; b++)
+#pragma GCC unroll 16
+        for (int p = 0; p < PIXELS; p++) store_output(job, outputs[b] + (size_t)(first + p) * job->output_step, total[p][b]);
+}
+
+// convolve_planar_PIXELSxBLOCKS_TAPS
+#define PLANAR_TILE(pixels, blocks, taps)                                                                          \
+    static void __attribute__((noinline)) convolve_planar_##pixels##x##blocks##_##taps##_avx512vnni(                \
+        const struct convolve_job *job, const uint8_t *input, int first, float *const outputs[2])                   \
+    {                                                                                                              \
+        if (job->pixel_bytes == 1)                                                                                 \
+            planar_tile(job, input, first, outputs, pixels, blocks, taps, 1);                                      \
+        else                                                                                                       \
+            planar_tile(job, input, first, outputs, pixels, blocks, taps, job->pixel_bytes);                       \
+    }
+#define PLANAR_TILES(taps) PLANAR_TILE(16, 1, taps) PLANAR_TILE(7, 1, taps) PLANAR_TILE(8, 2, taps) PLANAR_TILE(7, 2, taps)
+PLANAR_TILES(1) PLANAR_TILES(2) PLANAR_TILES(3)
+
+typedef void (*planar_function)(const struct convolve_job *job, const uint8_t *input, int first, float *const outputs[2]);
+#define PLANAR_ROW(taps)                                                                                           \
+    {{convolve_planar_16x1_##taps##_avx512vnni, convolve_planar_7x1_##taps##_avx512vnni},                          \
+     {convolve_planar_8x2_##taps##_avx512vnni, convolve_planar_7x2_##taps##_avx512vnni}}
+static const planar_function planar_tiles[3][2][2] = {PLANAR_ROW(1), PLANAR_ROW(2), PLANAR_ROW(3)}; // [taps - 1][blocks - 1][width 7]
+
+// As many of the row's outputs as fill whole tiles; returns how many.
+static int convolve_planar_avx512vnni(const struct convolve_job *job, const uint8_t *input, int pixels, float *const outputs[2])
+{
+    const planar_function *functions = planar_tiles[job->taps - 1][job->blocks - 1];
+    int x = 0, whole = job->blocks == 1 ? 16 : 8;
+    bool sevens = pixels % whole != 0 && pixels % 7 == 0;
+    for (; !sevens && x + whole <= pixels; x += whole) functions[0](job, input, x, outputs);
+    for (; x + 7 <= pixels; x += 7) functions[1](job, input, x, outputs);
+    return x;
+}
+
 struct tile_choice {
     int pixels;
     convolve_function function;
@@ -372,7 +488,9 @@ static void convolve_row_avx512vnni(const struct convolve_job *job, const uint8_
 {
     float stored[2 * 16 * BLOCK_CHANNELS] __attribute__((aligned(64)));
     int x = 0, run = job->run == 3, blocks = job->blocks - 1;
-    if (job->taps <= 9 && job->quad_first[0] == job->quad_last[0] && job->groups > 1) {
+    if (job->planar && job->taps <= 3)
+        x = convolve_planar_avx512vnni(job, input, pixels, outputs);
+    else if (job->taps <= 9 && job->quad_first[0] == job->quad_last[0] && job->groups > 1) {
         const struct tile_choice *tile = &short_tiles[run][blocks];
         for (; x + tile->pixels <= pixels; x += tile->pixels) tile->function(job, input, x, outputs, stored);
     }

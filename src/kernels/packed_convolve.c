@@ -94,6 +94,7 @@ static void convolve_phase(const struct convolve_work *work, const struct phase 
     float *output = work->output + ((size_t)image * (size_t)d->output_blocks + (size_t)block) * plane;
     job->taps = phase->taps;
     job->run = phase->run;
+    job->planar = d->planar && d->total_quads == d->groups;
     job->tap_offsets = phase->tap_offsets;
     job->output_step = (size_t)phase->step * BLOCK_CHANNELS;
     for (int b = 0; b < job->blocks; b++) {
