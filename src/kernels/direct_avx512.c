@@ -14,15 +14,15 @@
 INLINE void row_tile(const struct direct_job *job, const float *input, int first, float *const outputs[2], const int PIXELS,
                      const int BLOCKS, const size_t step)
 {
-    __m512 total[14][2];
+    __m512 total[16][2];
     input += (size_t)first * step;
-#pragma GCC unroll 14
+#pragma GCC unroll 16
     for (int p = 0; p < PIXELS; p++) total[p][0] = total[p][1] = _mm512_setzero_ps();
     for (int t = 0; t < job->terms; t++) {
         const float *from = input + job->offsets[t];
         __m512 w0 = _mm512_loadu_ps(job->weights[0] + t * BLOCK_CHANNELS);
         __m512 w1 = BLOCKS > 1 ? _mm512_loadu_ps(job->weights[1] + t * BLOCK_CHANNELS) : w0;
-#pragma GCC unroll 14
+#pragma GCC unroll 16
         for (int p = 0; p < PIXELS; p++) {
             __m512 a = _mm512_set1_ps(from[(size_t)p * step]);
             total[p][0] = _mm512_fmadd_ps(a, w0, total[p][0]);
@@ -31,7 +31,7 @@ INLINE void row_tile(const struct direct_job *job, const float *input, int first
     }
 #pragma GCC unroll 2
     for (int b = 0; b < BLOCKS; b++)
-#pragma GCC unroll 14
+#pragma GCC unroll 16
         for (int p = 0; p < PIXELS; p++) {
             float *to = outputs[b] + (size_t)(first + p) * job->output_step;
             _mm512_storeu_ps(to, job->accumulate ? _mm512_add_ps(_mm512_loadu_ps(to), total[p][b]) : total[p][b]);
@@ -53,24 +53,25 @@ INLINE void row_tile(const struct direct_job *job, const float *input, int first
             row_tile(job, input, first, outputs, pixels, blocks, job->pixel_step);                                 \
     }
 TILE(14, 2) TILE(12, 2) TILE(8, 2) TILE(7, 2) TILE(4, 2) TILE(1, 2)
-TILE(14, 1) TILE(12, 1) TILE(8, 1) TILE(7, 1) TILE(4, 1) TILE(1, 1)
+TILE(16, 1) TILE(14, 1) TILE(12, 1) TILE(8, 1) TILE(7, 1) TILE(4, 1) TILE(1, 1)
 
 typedef void (*tile_function)(const struct direct_job *job, const float *input, int first, float *const outputs[2]);
 static const struct tile_choice {
     int pixels;
-    tile_function functions[2]; // [blocks - 1]
+    tile_function functions[2]; // [blocks - 1]; NULL: there is none
 } tiles[] = {
+    {16, {direct_16x1_avx512, NULL}},
     {14, {direct_14x1_avx512, direct_14x2_avx512}}, {12, {direct_12x1_avx512, direct_12x2_avx512}},
     {8, {direct_8x1_avx512, direct_8x2_avx512}},    {7, {direct_7x1_avx512, direct_7x2_avx512}},
     {4, {direct_4x1_avx512, direct_4x2_avx512}},    {1, {direct_1x1_avx512, direct_1x2_avx512}},
 };
 
 // The largest tile that leaves nothing over or at least 7 pixels, else the largest that fits.
-static const struct tile_choice *choose_tile(int pixels)
+static const struct tile_choice *choose_tile(int pixels, int blocks)
 {
     const struct tile_choice *fits = NULL;
     for (size_t i = 0; i < sizeof tiles / sizeof tiles[0]; i++) {
-        if (tiles[i].pixels > pixels) continue;
+        if (tiles[i].pixels > pixels || !tiles[i].functions[blocks - 1]) continue;
         if (!fits) fits = &tiles[i];
         int left = pixels - tiles[i].pixels;
         if (left == 0 || left >= 12 || left == 8 || left == 7) return &tiles[i];
@@ -81,7 +82,7 @@ static const struct tile_choice *choose_tile(int pixels)
 void direct_row_avx512(const struct direct_job *job, const float *input, int pixels, float *const outputs[2])
 {
     for (int x = 0; x < pixels;) {
-        const struct tile_choice *tile = choose_tile(pixels - x);
+        const struct tile_choice *tile = choose_tile(pixels - x, job->blocks);
         tile->functions[job->blocks - 1](job, input, x, outputs);
         x += tile->pixels;
     }

@@ -52,6 +52,13 @@ static void fetch_some(struct fetch *fetch)
     }
 }
 
+// The row of outputs that is `floats` behind this one, for writing.
+static void fetch_row(float *const outputs[2], const struct convolve_job *job, int pixels, size_t floats)
+{
+    for (int b = 0; b < job->blocks; b++)
+        for (int i = 0; i < pixels; i++) __builtin_prefetch(outputs[b] + floats + (size_t)i * job->output_step, 1);
+}
+
 // What to fetch during image `image`, spread over `calls` calls.
 static struct fetch fetch_plan(const struct convolve_work *work, int image, bool last, int calls)
 {
@@ -109,6 +116,7 @@ static void convolve_phase(const struct convolve_work *work, const struct phase 
         float *out = output + (y * (size_t)d->output_width + (size_t)phase->first_x) * BLOCK_CHANNELS;
         float *outputs[2] = {out, out + plane};
         fetch_some(fetch);
+        if (row + 1 < phase->rows) fetch_row(outputs, job, phase->columns, (size_t)(phase->step * d->output_width) * BLOCK_CHANNELS);
         work->packed->request.kernels->convolve_row(job, input + (size_t)(row * d->stride) * row_bytes, phase->columns, outputs);
     }
 }

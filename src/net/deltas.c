@@ -16,7 +16,7 @@ static void share_with_inputs(const struct network *network, struct layer *layer
 {
     if (strcmp(layer->type->name, "shortcut") != 0) return;
     struct layer *first = layer->inputs[0], *second = layer->inputs[1];
-    if (first == second || !same_shape(first->output_shape, second->output_shape)) return;
+    if (first == second) return;
     bool only_reader = true, comes_last = true;
     for (int i = 0; i < network->layer_count; i++) {
         const struct layer *reader = network->layers[i];
@@ -27,6 +27,7 @@ static void share_with_inputs(const struct network *network, struct layer *layer
     }
     if (!only_reader || !first->needs_delta) return;
     first->delta_owner = layer->delta_owner;
+    if (!same_shape(first->output_shape, second->output_shape)) return;
     if (comes_last && first->keeps_delta && second->needs_delta && second->index < first->index) second->delta_owner = layer->delta_owner;
 }
 

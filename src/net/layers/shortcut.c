@@ -69,6 +69,16 @@ static bool same_shape(const struct shortcut *s, struct shape to)
     return s->step == 1 && s->spread == 1 && s->from.channels == to.channels;
 }
 
+// All ones in the first `lanes` lanes.
+VECTOR_INLINE vector_int first_lanes(int lanes)
+{
+    int32_t mask[BLOCK_CHANNELS];
+    for (int i = 0; i < BLOCK_CHANNELS; i++) mask[i] = i < lanes ? -1 : 0;
+    vector_int v;
+    memcpy(&v, mask, sizeof v);
+    return v;
+}
+
 // y = a + b, then ReLU or nothing; maximum[16] = max |y| of each lane.
 VECTOR_INLINE void add_block(const struct source *first, const struct source *second, size_t pixels, float *y, float *maximum, bool relu,
                              enum source_kind kind1, enum source_kind kind2)
@@ -78,6 +88,7 @@ VECTOR_INLINE void add_block(const struct source *first, const struct source *se
     for (size_t p = 0; p < pixels; p++) {
         vector_float v = source_value(&a, p, kind1, first->activation) + source_value(&b, p, kind2, second->activation);
         if (relu) v = vector_where(~(v <= 0), v);
+        __builtin_prefetch(y + (p + 16) * BLOCK_CHANNELS, 1);
         vector_store(y + p * BLOCK_CHANNELS, v);
         largest = vector_maximum(largest, v);
     }
@@ -94,24 +105,30 @@ VECTORIZED static void add_sources(const struct source *a, const struct source *
         add_block(a, b, pixels, y, maximum, relu, a->kind, b->kind);
 }
 
-// y += the subsampled block, its first `lanes` channels: the general form.
-static void add_subsampled(const struct shortcut *s, struct shape to, const struct source *from, int lanes, float *y)
-{
-    for (int r = 0; r < to.height; r += s->spread)
-        for (int c = 0; c < to.width; c += s->spread) {
-            float value[BLOCK_CHANNELS];
-            struct source pixel = *from;
-            pixel.x += (r / s->spread * s->step * s->from.width + c / s->spread * s->step) * BLOCK_CHANNELS;
-            source_write(&pixel, 1, value, false);
-            for (int i = 0; i < lanes; i++) y[(r * to.width + c) * BLOCK_CHANNELS + i] += value[i];
-        }
-}
-
 // Channels of a block that `from` has.
 static int shared_lanes(const struct shortcut *s, int block)
 {
     int left = s->from.channels - block * BLOCK_CHANNELS;
     return left < 0 ? 0 : left < BLOCK_CHANNELS ? left : BLOCK_CHANNELS;
+}
+
+// The general form: y = a + what of b is subsampled or spread out, in the first `lanes` channels.
+VECTORIZED static void add_subsampled(const struct shortcut *s, struct shape to, const struct source *first, const struct source *second, int lanes,
+                                      float *y, float *maximum, bool relu)
+{
+    struct source_vectors a = source_open(first, first->kind), b = source_open(second, second->kind);
+    vector_int shared = first_lanes(lanes), largest = {0};
+    for (int r = 0; r < to.height; r++)
+        for (int c = 0; c < to.width; c++) {
+            size_t p = (size_t)(r * to.width + c), q = (size_t)(r / s->spread * s->step * s->from.width + c / s->spread * s->step);
+            vector_float v = source_value(&a, p, first->kind, first->activation);
+            if (lanes > 0 && r % s->spread == 0 && c % s->spread == 0)
+                v += vector_where(shared, source_value(&b, q, second->kind, second->activation));
+            if (relu) v = vector_where(~(v <= 0), v);
+            vector_store(y + p * BLOCK_CHANNELS, v);
+            largest = vector_maximum(largest, v);
+        }
+    vector_store(maximum, (vector_float)largest);
 }
 
 static void forward_task(void *context, int image, int thread)
@@ -133,10 +150,7 @@ static void forward_task(void *context, int image, int thread)
         if (same_shape(s, to)) {
             add_sources(&a, &b, plane, y, maximum, relu);
         } else {
-            source_write(&a, plane, y, false);
-            if (b.x) add_subsampled(s, to, &b, shared_lanes(s, block), y);
-            if (relu) activation_apply(ACTIVATION_RELU, y, plane * BLOCK_CHANNELS);
-            source_maxima(&(struct source){.kind = SOURCE_PLAIN, .x = y}, plane, maximum);
+            add_subsampled(s, to, &a, &b, shared_lanes(s, block), y, maximum, relu);
         }
         if (!simple) activation_apply(s->activation, y, plane * BLOCK_CHANNELS);
     }
@@ -164,23 +178,28 @@ VECTORIZED static void spread_errors(const float *delta, const float *y, bool re
     }
 }
 
-// b (+)= the errors at the pixels it was read from, for its first `lanes` channels.
-static void spread_subsampled(const struct shortcut *s, struct shape to, const float *delta, int lanes, float *b)
+// b += the errors at the pixels it was read from, in the first `lanes` channels of a block.
+VECTORIZED static void spread_subsampled(const struct shortcut *s, struct shape to, const float *delta, int lanes, float *b)
 {
+    vector_int shared = first_lanes(lanes);
     for (int r = 0; r < to.height; r += s->spread)
         for (int c = 0; c < to.width; c += s->spread) {
             float *pixel = b + (r / s->spread * s->step * s->from.width + c / s->spread * s->step) * BLOCK_CHANNELS;
-            for (int i = 0; i < lanes; i++) pixel[i] += delta[(r * to.width + c) * BLOCK_CHANNELS + i];
+            vector_float d = vector_load(delta + (r * to.width + c) * BLOCK_CHANNELS);
+            vector_store(pixel, vector_load(pixel) + vector_where(shared, d));
         }
 }
 
-static void spread_general(const struct work *work, int image, const float *delta)
+// delta = delta * activation', and the errors of both inputs.
+static void spread_general(const struct work *work, int image, float *delta, const float *y, bool relu)
 {
     const struct layer *layer = work->layer;
     const struct shortcut *s = layer->state;
     struct shape to = layer->output_shape;
     float *a = work->targets[0].values, *b = work->targets[1].values;
-    if (a) spread_errors(delta, NULL, false, a + (size_t)image * shape_stored(to), work->targets[0].accumulate, NULL, false, shape_stored(to));
+    if (a) a += (size_t)image * shape_stored(to);
+    // Masked in place first: b reads it too.
+    if (relu || (a && a != delta)) spread_errors(delta, y, relu, delta, false, a != delta ? a : NULL, work->targets[0].accumulate, shape_stored(to));
     if (!b) return;
     b += (size_t)image * shape_stored(s->from);
     if (!work->targets[1].accumulate) memset(b, 0, shape_stored(s->from) * sizeof(float));
@@ -200,12 +219,10 @@ static void backward_task(void *context, int image, int thread)
     const float *y = layer->output + at;
     bool relu = s->activation == ACTIVATION_RELU;
     if (!relu) activation_gradient(s->activation, y, delta, size);
-    if (same_shape(s, layer->output_shape)) {
+    if (same_shape(s, layer->output_shape))
         spread_errors(delta, y, relu, a ? a + at : NULL, work->targets[0].accumulate, b ? b + at : NULL, work->targets[1].accumulate, size);
-    } else {
-        if (relu) activation_gradient(ACTIVATION_RELU, y, delta, size);
-        spread_general(work, image, delta);
-    }
+    else
+        spread_general(work, image, delta, y, relu);
     for (int i = 0; i < 2; i++)
         if (work->targets[i].done.function) work->targets[i].done.function(work->targets[i].done.context, image);
 }
