@@ -49,13 +49,41 @@ def vgg16():
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(512, 10))
 
 
+class Projected(nn.Module):
+    """A block of ResNet-18, with a projection where the shape changes."""
+
+    def __init__(self, inputs, outputs, stride):
+        super().__init__()
+        self.first, self.second = conv_norm(inputs, outputs, stride), conv_norm(outputs, outputs)
+        self.projection = nn.Identity()
+        if stride > 1 or inputs != outputs:
+            self.projection = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x):
+        return F.relu(self.projection(x) + self.second(F.relu(self.first(x))))
+
+
+def resnet18():
+    layers = [nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+    channels = 64
+    for width in (64, 128, 256, 512):
+        layers += [Projected(channels, width, 2 if width > 64 else 1), Projected(width, width, 1)]
+        channels = width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 1000))
+
+
+# builder, batch, side of the picture, classes
+MODELS = {"resnet20": (resnet20, 128, 32, 10), "vgg16": (vgg16, 128, 32, 10), "resnet18": (resnet18, 32, 224, 1000)}
+
+
 class Setting:
     def __init__(self, model, precision, layout):
+        build, self.batch, side, classes = MODELS[model]
         layout = {"channels_last": torch.channels_last, "nchw": torch.contiguous_format}[layout]
-        self.model = {"resnet20": resnet20, "vgg16": vgg16}[model]().to(memory_format=layout)
+        self.model = build().to(memory_format=layout)
         self.bf16 = precision == "bf16"
-        self.x = torch.randn(128, 3, 32, 32).contiguous(memory_format=layout)
-        self.y = torch.randint(0, 10, (128,))
+        self.x = torch.randn(self.batch, 3, side, side).contiguous(memory_format=layout)
+        self.y = torch.randint(0, classes, (self.batch,))
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
 
     def step(self, task):
@@ -84,7 +112,7 @@ def main():
         start = time.monotonic()
         for _ in range(int(steps)):
             settings[key].step(task)
-        print(json.dumps({"images_per_second": 128 * int(steps) / (time.monotonic() - start)}), flush=True)
+        print(json.dumps({"images_per_second": settings[key].batch * int(steps) / (time.monotonic() - start)}), flush=True)
 
 
 main()
