@@ -47,13 +47,36 @@ bool packed_supports(const struct convolution_shape *shape, const struct mls_for
 // ---------------------------------------------------------------------------------------------
 // Building
 
-// Room for the bytes; the halo holds the zero point. The kernels read up to 4 strided pixels past the end.
-static uint8_t *create_bytes(struct packed_convolution *packed, const struct packed_map *map, size_t size, struct error *error)
+// Bytes of a map with its halo. The kernels read up to 4 strided pixels past the end.
+static size_t map_bytes(const struct packed_convolution *packed, size_t size)
 {
-    size += 1024 + 4 * BLOCK_CHANNELS * (size_t)packed->shape.stride;
-    uint8_t *bytes = take(packed, size, 1, error);
-    if (bytes) memset(bytes, map->zero_point, size);
-    return bytes;
+    return (size + 1024 + 4 * BLOCK_CHANNELS * (size_t)packed->shape.stride + 63) / 64 * 64;
+}
+
+static bool create_bytes(struct packed_convolution *packed, struct packed_map *map, struct error *error)
+{
+    if (map->pixels_size && !(map->pixels = take(packed, map->pixels_size, 1, error))) return false;
+    if (map->planes_size && !(map->planes = take(packed, map->planes_size, 1, error))) return false;
+    // The halo holds the zero point.
+    if (map->pixels) memset(map->pixels, map->zero_point, map->pixels_size);
+    if (map->planes) memset(map->planes, map->zero_point, map->planes_size);
+    return true;
+}
+
+size_t packed_workspace_bytes(const struct packed_convolution *packed)
+{
+    const struct packed_map *map = &packed->errors;
+    return map->pixels_size + map->planes_size + map->quads_size;
+}
+
+void packed_use_workspace(struct packed_convolution *packed, void *workspace)
+{
+    struct packed_map *map = &packed->errors;
+    uint8_t *bytes = workspace;
+    map->shared = true;
+    if (map->pixels_size) map->pixels = bytes;
+    if (map->planes_size) map->planes = bytes + map->pixels_size;
+    map->quads = (int8_t *)bytes + map->pixels_size + map->planes_size;
 }
 
 static bool create_map(struct packed_convolution *packed, struct packed_map *map, const int dims[4], const int halo[4],
@@ -91,9 +114,8 @@ static bool create_map(struct packed_convolution *packed, struct packed_map *map
             map->plane_groups[image * dims[1] + c] = mls_group_index(&map->grouping, image, c);
     map->row_quads = (dims[3] + 3) / 4;
     map->quads_block = (size_t)map->row_quads * (size_t)dims[2] * 4 * BLOCK_CHANNELS;
-    if (operand != MLS_ERROR) return true;
-    map->quads = take(packed, images * (size_t)map->blocks * map->quads_block, 1, error);
-    return map->quads != NULL;
+    if (operand == MLS_ERROR) map->quads_size = map_bytes(packed, images * (size_t)map->blocks * map->quads_block);
+    return true;
 }
 
 // G of section 4: a new one wherever the block of either operand changes along the reduced channels.
@@ -141,8 +163,11 @@ static bool create_quads(struct packed_convolution *packed, struct direction *d,
         d->total_quads += d->quad_last[g] - d->quad_first[g] + 1;
     }
     size_t images = (size_t)packed->shape.images;
-    if (d->planar) return (map->planes = create_bytes(packed, map, images * quads * map->plane_bytes, error)) != NULL;
-    return map->pixels || (map->pixels = create_bytes(packed, map, images * map->image_bytes, error)) != NULL;
+    if (d->planar)
+        map->planes_size = map_bytes(packed, images * quads * map->plane_bytes);
+    else
+        map->pixels_size = map_bytes(packed, images * map->image_bytes);
+    return true;
 }
 
 // Adds one row of taps: window positions k, k + step, ... read from map columns x, x + direction, ... (-1 or 1).
@@ -279,8 +304,7 @@ static bool create_maps(struct packed_convolution *packed, struct error *error)
 static bool create_gradient(struct packed_convolution *packed, struct error *error)
 {
     const struct convolution_shape *s = &packed->shape;
-    struct packed_map *map = &packed->activations;
-    if (!map->pixels && !(map->pixels = create_bytes(packed, map, (size_t)s->images * map->image_bytes, error))) return false;
+    packed->activations.pixels_size = map_bytes(packed, (size_t)s->images * packed->activations.image_bytes);
     int tiles = (s->out_channels + GRADIENT_CHANNELS - 1) / GRADIENT_CHANNELS;
     packed->gradient_tasks = packed->activations.blocks * tiles;
     size_t size = (size_t)(s->kernel_height * s->kernel_width) * GRADIENT_CHANNELS * BLOCK_CHANNELS;
@@ -323,8 +347,12 @@ static bool create_all(struct packed_convolution *packed, struct error *error)
     packed->weight_planes = take(packed, weights + 64, 1, error);
     if (!packed->weight_maxima || !packed->weight_scales || !packed->weight_codes || !packed->weight_planes) return false;
     if (!create_weight_blocks(packed, error) || !create_maps(packed, error) || !create_forward(packed, error)) return false;
-    if (!packed->request.for_training) return true;
-    return create_backward(packed, error) && create_gradient(packed, error);
+    if (packed->request.for_training && (!create_backward(packed, error) || !create_gradient(packed, error))) return false;
+    if (!create_bytes(packed, &packed->activations, error)) return false;
+    if (!packed->request.for_training || packed->request.shared_workspace) return true;
+    packed->workspace = take(packed, packed_workspace_bytes(packed), 1, error);
+    if (packed->workspace) packed_use_workspace(packed, packed->workspace);
+    return packed->workspace != NULL;
 }
 
 struct packed_convolution *packed_create(const struct packed_request *request, struct error *error)
@@ -340,9 +368,6 @@ struct packed_convolution *packed_create(const struct packed_request *request, s
 
 static void destroy_map(struct packed_map *map)
 {
-    memory_release(map->pixels);
-    memory_release(map->planes);
-    memory_release(map->quads);
     memory_release(map->maxima);
     memory_release(map->scales);
     memory_release(map->plane_maxima);
@@ -372,6 +397,9 @@ static void destroy_direction(struct direction *direction)
 void packed_destroy(struct packed_convolution *packed)
 {
     if (!packed) return;
+    memory_release(packed->activations.pixels);
+    memory_release(packed->activations.planes);
+    memory_release(packed->workspace);
     destroy_map(&packed->activations);
     destroy_map(&packed->errors);
     destroy_direction(&packed->forward);

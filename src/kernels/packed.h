@@ -27,10 +27,15 @@ struct packed_request {
     struct mls_format formats[3];
     bool nonnegative;               // no activation is ever negative
     bool for_training;
+    bool shared_workspace;          // the bytes of the errors are in memory that the caller provides (packed_use_workspace)
 };
 struct packed_convolution *packed_create(const struct packed_request *request, struct error *error);
 void packed_destroy(struct packed_convolution *packed);
 size_t packed_memory(const struct packed_convolution *packed); // bytes
+// Memory that is in use from packed_input_error to packed_weight_gradient, and may serve several convolutions in turn. To be
+// set once before the first packed_input_error.
+size_t packed_workspace_bytes(const struct packed_convolution *packed);
+void packed_use_workspace(struct packed_convolution *packed, void *workspace);
 
 // tensor_key: see quantize.h; not read where the rounding is to nearest. `evaluation` rounds to nearest whatever the format
 // says. false with a message on a NaN or an infinity.

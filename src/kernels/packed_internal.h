@@ -12,8 +12,10 @@ struct packed_map {
     int top, left, padded_height, padded_width; // halo above and to the left; whole padded size
     size_t row_bytes, block_bytes, image_bytes;
     int zero_point;
+    bool shared;             // other convolutions write to the same memory: the halo is written with each image
     uint8_t *pixels;         // blocks of channels; NULL if nobody reads them
     uint8_t *planes;         // [image][blocks * 16][padded_height][padded_width]; NULL if nobody reads them
+    size_t pixels_size, planes_size, quads_size; // bytes of each, 0 if nobody reads it
     size_t plane_bytes;
     int row_quads;
     size_t quads_block; // bytes of a block in `quads`
@@ -74,6 +76,7 @@ struct packed_convolution {
     float *gradient_totals;   // [task][taps][8][16]
     int64_t *gradient_sums;   // the same, where all images are one group; else NULL
     float *scratch;           // per thread: Sg_1 * Sg_2 of two output blocks, [2][groups][16]
+    uint8_t *workspace;       // of the errors' bytes, if it is our own
     size_t memory;
 };
 

@@ -160,6 +160,27 @@ static void set_targets(const struct packed_map *map, int image, int block, stru
     if (map->quads) job->quads = map->quads + number * map->quads_block;
 }
 
+// One plane of `pixel` bytes a pixel, from its first byte: all but the inside.
+static void fill_halo(const struct packed_map *map, uint8_t *plane, size_t pixel)
+{
+    size_t row = (size_t)map->padded_width * pixel, inside = (size_t)map->width * pixel, gap = row - inside;
+    size_t before = (size_t)map->top * row + (size_t)map->left * pixel, size = (size_t)map->padded_height * row;
+    uint8_t *to = plane + before + inside;
+    memset(plane, map->zero_point, before);
+    // What is right of a row and left of the next one lies side by side: a few bytes, not worth a call.
+    for (int y = 1; y < map->height; y++, to += row)
+        for (size_t i = 0; i < gap; i++) to[i] = (uint8_t)map->zero_point;
+    memset(to, map->zero_point, size - (size_t)(to - plane));
+}
+
+static void fill_halos(const struct packed_map *map, int image, int block)
+{
+    size_t number = (size_t)image * (size_t)map->blocks + (size_t)block;
+    if (map->pixels) fill_halo(map, map->pixels + number * map->block_bytes, BLOCK_CHANNELS);
+    for (size_t c = 0; map->planes && c < BLOCK_CHANNELS; c++)
+        fill_halo(map, map->planes + (number * BLOCK_CHANNELS + c) * map->plane_bytes, 1);
+}
+
 static void quantize_block_of_image(const struct map_quantization *q, int image, int block)
 {
     const struct packed_map *map = q->map;
@@ -189,7 +210,10 @@ void map_quantization_image(struct map_quantization *q, int image)
         add_group_maxima(q, image);
         set_scales(q, image * map->grouping.blocks[1], map->grouping.blocks[1]);
     }
-    for (int block = 0; block < map->blocks; block++) quantize_block_of_image(q, image, block);
+    for (int block = 0; block < map->blocks; block++) {
+        if (map->shared) fill_halos(map, image, block);
+        quantize_block_of_image(q, image, block);
+    }
 }
 
 // ---------------------------------------------------------------------------------------------

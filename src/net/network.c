@@ -100,6 +100,11 @@ void network_request_scratch(struct network *network, size_t bytes)
     if (bytes > network->scratch_bytes) network->scratch_bytes = bytes;
 }
 
+void network_request_workspace(struct network *network, size_t bytes)
+{
+    if (bytes > network->workspace_bytes) network->workspace_bytes = bytes;
+}
+
 // ---------------------------------------------------------------------------------------------
 // Parameters
 
@@ -383,8 +388,9 @@ static bool build(struct network *network, struct cfg *cfg, const struct network
     if (!add_layers(network, cfg, diagnostics)) return false;
     int threads = thread_pool_size(network->pool);
     network->scratch = memory_allocate((size_t)threads, network->scratch_bytes, &error);
-    if (!network->scratch) diagnostics_add(diagnostics, 1, "net", "%s", error.message);
-    return network->scratch && diagnostics->count == before;
+    network->workspace = memory_allocate(network->workspace_bytes, 1, &error);
+    if (!network->scratch || !network->workspace) diagnostics_add(diagnostics, 1, "net", "%s", error.message);
+    return network->scratch && network->workspace && diagnostics->count == before;
 }
 
 struct network *network_create(struct cfg *cfg, const struct network_request *request, struct thread_pool *pool,
@@ -425,6 +431,7 @@ void network_destroy(struct network *network)
     memory_release(network->layers);
     memory_release(network->parameters);
     memory_release(network->scratch);
+    memory_release(network->workspace);
     memory_release(network->blocked_input);
     memory_release(network->scores);
     options_release(net_option_table, &network->settings);

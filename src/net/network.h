@@ -44,6 +44,8 @@ struct network {
     double loss;                   // sum over the images of the last forward pass with labels, not scaled
     void *scratch;                 // per thread, scratch_bytes each, at scratch + thread * scratch_bytes
     size_t scratch_bytes;
+    void *workspace;               // of one layer's backward pass at a time
+    size_t workspace_bytes;
 };
 
 struct network_request {
@@ -68,6 +70,8 @@ void network_clear_gradients(struct network *network);
 // Class scores of the last forward pass, [images][classes].
 const float *network_output(const struct network *network, int *classes);
 struct parameter *network_find_parameter(const struct network *network, const char *name);
+// A layer asks for workspace of at least this size (in create); network->workspace is there from its first pass on.
+void network_request_workspace(struct network *network, size_t bytes);
 // A layer asks for per-thread scratch of at least this size (in create).
 void network_request_scratch(struct network *network, size_t bytes);
 static inline void *network_scratch(const struct network *network, int thread)

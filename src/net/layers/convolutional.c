@@ -116,10 +116,12 @@ static bool create_packed(struct layer *layer, struct convolutional *c, struct e
 {
     struct packed_request request = {.kernels = layer->network->kernels, .shape = c->shape,
                                      .nonnegative = layer->inputs[0] && layer->inputs[0]->output_nonnegative,
-                                     .for_training = layer->network->for_training};
+                                     .for_training = layer->network->for_training, .shared_workspace = true};
     memcpy(request.formats, c->formats, sizeof request.formats);
     c->packed = packed_create(&request, error);
-    if (c->packed) layer->extra_memory += packed_memory(c->packed);
+    if (!c->packed) return false;
+    layer->extra_memory += packed_memory(c->packed);
+    if (layer->network->for_training) network_request_workspace(layer->network, packed_workspace_bytes(c->packed));
     return c->packed != NULL;
 }
 
@@ -330,6 +332,7 @@ static bool backward_packed(struct layer *layer, const struct pass *pass, struct
 {
     struct convolutional *c = layer->state;
     struct packed_input errors = {.source = error_source(layer), .tensor_key = key_of(layer, pass, MLS_ERROR)};
+    packed_use_workspace(c->packed, layer->network->workspace);
     if (errors.source.kind == SOURCE_ERROR) {
         batch_normalization_error_bounds(&c->norm, pass->images, c->error_bounds);
         errors.bounds = c->error_bounds;
