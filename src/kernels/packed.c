@@ -63,20 +63,25 @@ static bool create_bytes(struct packed_convolution *packed, struct packed_map *m
     return true;
 }
 
+static struct packed_map *workspace_map(struct packed_convolution *packed)
+{
+    return packed->request.for_training ? &packed->errors : &packed->activations;
+}
+
 size_t packed_workspace_bytes(const struct packed_convolution *packed)
 {
-    const struct packed_map *map = &packed->errors;
+    const struct packed_map *map = packed->request.for_training ? &packed->errors : &packed->activations;
     return map->pixels_size + map->planes_size + map->quads_size;
 }
 
 void packed_use_workspace(struct packed_convolution *packed, void *workspace)
 {
-    struct packed_map *map = &packed->errors;
+    struct packed_map *map = workspace_map(packed);
     uint8_t *bytes = workspace;
     map->shared = true;
     if (map->pixels_size) map->pixels = bytes;
     if (map->planes_size) map->planes = bytes + map->pixels_size;
-    map->quads = (int8_t *)bytes + map->pixels_size + map->planes_size;
+    if (map->quads_size) map->quads = (int8_t *)bytes + map->pixels_size + map->planes_size;
 }
 
 static bool create_map(struct packed_convolution *packed, struct packed_map *map, const int dims[4], const int halo[4],
@@ -348,8 +353,8 @@ static bool create_all(struct packed_convolution *packed, struct error *error)
     if (!packed->weight_maxima || !packed->weight_scales || !packed->weight_codes || !packed->weight_planes) return false;
     if (!create_weight_blocks(packed, error) || !create_maps(packed, error) || !create_forward(packed, error)) return false;
     if (packed->request.for_training && (!create_backward(packed, error) || !create_gradient(packed, error))) return false;
-    if (!create_bytes(packed, &packed->activations, error)) return false;
-    if (!packed->request.for_training || packed->request.shared_workspace) return true;
+    if (packed->request.for_training && !create_bytes(packed, &packed->activations, error)) return false;
+    if (packed->request.shared_workspace) return true;
     packed->workspace = take(packed, packed_workspace_bytes(packed), 1, error);
     if (packed->workspace) packed_use_workspace(packed, packed->workspace);
     return packed->workspace != NULL;
@@ -397,8 +402,10 @@ static void destroy_direction(struct direction *direction)
 void packed_destroy(struct packed_convolution *packed)
 {
     if (!packed) return;
-    memory_release(packed->activations.pixels);
-    memory_release(packed->activations.planes);
+    if (packed->request.for_training) {
+        memory_release(packed->activations.pixels);
+        memory_release(packed->activations.planes);
+    }
     memory_release(packed->workspace);
     destroy_map(&packed->activations);
     destroy_map(&packed->errors);

@@ -27,13 +27,14 @@ struct packed_request {
     struct mls_format formats[3];
     bool nonnegative;               // no activation is ever negative
     bool for_training;
-    bool shared_workspace;          // the bytes of the errors are in memory that the caller provides (packed_use_workspace)
+    bool shared_workspace;          // the caller provides memory (packed_use_workspace)
 };
 struct packed_convolution *packed_create(const struct packed_request *request, struct error *error);
 void packed_destroy(struct packed_convolution *packed);
 size_t packed_memory(const struct packed_convolution *packed); // bytes
-// Memory that is in use from packed_input_error to packed_weight_gradient, and may serve several convolutions in turn. To be
-// set once before the first packed_input_error.
+// Memory that may serve several convolutions in turn: for the bytes of the errors, in use from packed_input_error to
+// packed_weight_gradient, or if it is not for training for those of the activations, in use during packed_forward. To be set
+// before the first of these calls.
 size_t packed_workspace_bytes(const struct packed_convolution *packed);
 void packed_use_workspace(struct packed_convolution *packed, void *workspace);
 

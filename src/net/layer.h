@@ -66,7 +66,7 @@ struct pass {
 // each channel's plane; a layer that has it at hand fills it and sets output_maximum_known in its forward pass, which spares
 // the quantizer of the next layer a pass over memory.
 //
-// `delta` is dL/d(output). Layers share arrays for it where their times do not overlap (net/deltas.c), and a [shortcut] passes
+// `delta` is dL/d(output). Layers share arrays for it where their times do not overlap (net/arrays.h), and a [shortcut] passes
 // the same numbers on to both inputs in one array.
 struct layer {
     const struct layer_type *type;
@@ -82,6 +82,7 @@ struct layer {
     struct shape output_shape; // set by create
 
     float *output;             // [max_images] of output_shape; allocated by the network after create; NULL if deferred
+    float *raw;                // the same for a layer's own use, where it wants_raw: what its output is computed from
     struct source source;      // the output for those that read sources; set by forward where deferred
     float *output_maximum;     // [max_images][blocked channels]
     bool output_maximum_known;
@@ -96,12 +97,12 @@ struct layer {
     bool output_nonnegative;   // no output is ever negative, so a quantized element needs no sign
     bool reads_sources;        // reads inputs by layer_input_source alone
     bool reads_planar;         // as the first layer it reads network->input as it comes, [channels][pixels]
+    bool wants_raw;
     bool can_defer;            // can leave its output as a source
     bool is_alias;             // only another name for inputs[0], which those that name this layer get instead
     bool keeps_delta;          // backward leaves delta as it was
-    // If not NULL: called for each image by the last writer of delta, while that image is in the cache.
+    // If not NULL: called for each image by the last writer of delta, while that image is in the cache. It reads `raw`.
     void (*delta_ready)(struct layer *layer, int image);
-    const float *delta_ready_reads; // a map of the output's shape that it reads, or NULL
 
     size_t extra_memory;       // bytes the layer allocated itself, for `summary`
     double multiply_adds;      // per image, one forward pass, for `summary`

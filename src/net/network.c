@@ -6,7 +6,7 @@
 
 #include "base/memory.h"
 #include "kernels/kernels.h"
-#include "net/deltas.h"
+#include "net/arrays.h"
 
 // ---------------------------------------------------------------------------------------------
 // Helpers for layer files
@@ -50,7 +50,7 @@ struct delta_target layer_delta_target(struct layer *layer, int i)
     target.values = layer_input_delta(layer, i, &target.accumulate);
     if (!target.values || !input->delta_ready || input->delta_written_count < input->delta_writers) return target;
     input->delta_seen = true;
-    target.done = (struct image_done){call_delta_ready, input, input->delta_ready_reads, shape_stored(input->output_shape)};
+    target.done = (struct image_done){call_delta_ready, input, input->raw, shape_stored(input->output_shape)};
     return target;
 }
 
@@ -239,33 +239,6 @@ static struct layer *layer_create(struct network *network, struct cfg_section *s
     return layer;
 }
 
-// The output is deferred where the layer can and all that read it can.
-static bool is_deferred(const struct network *network, const struct layer *layer)
-{
-    int readers = 0;
-    if (!layer->can_defer || layer == network->output_layer) return false;
-    for (int i = 0; i < network->layer_count; i++)
-        for (int k = 0; k < network->layers[i]->input_count; k++) {
-            if (!layer_reads(network->layers[i], k, layer)) continue;
-            if (!network->layers[i]->reads_sources) return false;
-            readers++;
-        }
-    return readers > 0;
-}
-
-static bool allocate_output(struct network *network, struct layer *layer, struct diagnostics *diagnostics)
-{
-    struct error error;
-    size_t images = (size_t)network->max_images;
-    if (layer->is_alias) return true;
-    if (!is_deferred(network, layer)) layer->output = memory_allocate(images * shape_stored(layer->output_shape), sizeof(float), &error);
-    layer->output_maximum = memory_allocate(images * blocked_channels(layer->output_shape.channels), sizeof(float), &error);
-    bool good = layer->output_maximum && (layer->output || is_deferred(network, layer));
-    if (!good)
-        diagnostics_add(diagnostics, layer->section->line, layer->section->name, "layer %d: %s", layer->index, error.message);
-    return good;
-}
-
 // Outputs, errors, and the network's ends, when all layers are known.
 static bool allocate_maps(struct network *network, struct diagnostics *diagnostics)
 {
@@ -279,15 +252,14 @@ static bool allocate_maps(struct network *network, struct diagnostics *diagnosti
             if (input->needs_delta) layer->needs_delta = true;
             if (!layer->is_alias) input->delta_writers++;
         }
-    for (int i = 0; i < network->layer_count; i++)
-        if (!allocate_output(network, network->layers[i], diagnostics)) return false;
-    if (network->for_training && !deltas_allocate(network, &error)) {
-        diagnostics_add(diagnostics, 1, "net", "%s", error.message);
-        return false;
+    bool good = arrays_allocate_outputs(network, &error) && (!network->for_training || arrays_allocate_deltas(network, &error));
+    for (int i = 0; good && i < network->layer_count; i++) {
+        size_t planes = images * blocked_channels(network->layers[i]->output_shape.channels);
+        good = (network->layers[i]->output_maximum = memory_allocate(planes, sizeof(float), &error)) != NULL;
     }
-    network->scores = memory_allocate(images * shape_size(network->output_layer->output_shape), sizeof(float), &error);
-    if (!first->reads_planar) network->blocked_input = memory_allocate(images * shape_stored(network->input_shape), sizeof(float), &error);
-    if (network->scores && (network->blocked_input || first->reads_planar)) return true;
+    if (good) good = (network->scores = memory_allocate(images * shape_size(network->output_layer->output_shape), sizeof(float), &error)) != NULL;
+    if (good && !first->reads_planar) network->blocked_input = memory_allocate(images * shape_stored(network->input_shape), sizeof(float), &error);
+    if (good && (network->blocked_input || first->reads_planar)) return true;
     diagnostics_add(diagnostics, 1, "net", "%s", error.message);
     return false;
 }
@@ -417,7 +389,6 @@ static void layer_destroy(struct layer *layer)
     options_release(layer->type->options, layer->settings);
     memory_release(layer->settings);
     memory_release(layer->inputs);
-    memory_release(layer->output);
     memory_release(layer->output_maximum);
     memory_release(layer);
 }
@@ -427,7 +398,7 @@ void network_destroy(struct network *network)
     if (!network) return;
     for (int i = 0; i < network->layer_count; i++) layer_destroy(network->layers[i]);
     for (int i = 0; i < network->parameter_count; i++) parameter_release(network->parameters[i]);
-    deltas_release(network);
+    arrays_release(network);
     memory_release(network->layers);
     memory_release(network->parameters);
     memory_release(network->scratch);

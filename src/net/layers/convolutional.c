@@ -55,7 +55,6 @@ struct convolutional {
     bool normalize;
     struct parameter *weights, *bias;
     struct batch_normalization norm;
-    float *raw;             // z, a map; NULL without batch normalization
     float *error_bounds;    // [images][blocked filters]; MODE_PACKED with batch normalization
     struct packed_convolution *packed;
     struct direct_convolution *direct;
@@ -121,7 +120,7 @@ static bool create_packed(struct layer *layer, struct convolutional *c, struct e
     c->packed = packed_create(&request, error);
     if (!c->packed) return false;
     layer->extra_memory += packed_memory(c->packed);
-    if (layer->network->for_training) network_request_workspace(layer->network, packed_workspace_bytes(c->packed));
+    network_request_workspace(layer->network, packed_workspace_bytes(c->packed));
     return c->packed != NULL;
 }
 
@@ -201,11 +200,9 @@ static bool create(struct layer *layer, struct diagnostics *diagnostics)
         return false;
     set_abilities(layer, c);
     if (!c->normalize) return true;
-    size_t stored = (size_t)layer->network->max_images * shape_stored(layer->output_shape);
+    layer->wants_raw = true; // z
     size_t planes = (size_t)layer->network->max_images * blocked_channels(settings->filters);
-    return (c->raw = layer_allocate(layer, stored, sizeof(float), diagnostics)) != NULL &&
-           (c->error_bounds = layer_allocate(layer, planes, sizeof(float), diagnostics)) != NULL &&
-           (layer->delta_ready_reads = c->raw) != NULL;
+    return (c->error_bounds = layer_allocate(layer, planes, sizeof(float), diagnostics)) != NULL;
 }
 
 static void release_quantized(struct convolutional *c)
@@ -225,7 +222,6 @@ static void destroy(struct layer *layer)
     memory_release(c->planar_output);
     memory_release(c->planar_input_error);
     memory_release(c->scratch_gradient);
-    memory_release(c->raw);
     memory_release(c->error_bounds);
     memory_release(c->partial);
     memory_release(c);
@@ -279,20 +275,21 @@ static const float *known_maximum(const struct layer *layer)
 static struct source error_source(const struct layer *layer)
 {
     const struct convolutional *c = layer->state;
-    if (layer->keeps_delta) return batch_normalization_error_source(&c->norm, c->raw, layer->delta, c->piecewise);
+    if (layer->keeps_delta) return batch_normalization_error_source(&c->norm, layer->raw, layer->delta, c->piecewise);
     return (struct source){.kind = SOURCE_PLAIN, .x = layer->delta};
 }
 
 static void sum_image(void *context, int image)
 {
-    struct convolutional *c = context;
-    batch_normalization_sum_image(&c->norm, c->raw, image);
+    struct layer *layer = context;
+    struct convolutional *c = layer->state;
+    batch_normalization_sum_image(&c->norm, layer->raw, image);
 }
 
 static void delta_ready(struct layer *layer, int image)
 {
     struct convolutional *c = layer->state;
-    batch_normalization_sum_error_image(&c->norm, c->raw, layer->delta, c->piecewise, image);
+    batch_normalization_sum_error_image(&c->norm, layer->raw, layer->delta, c->piecewise, image);
 }
 
 // Ends a part of the step: `inputs` arrays of the input's size and `outputs` of the output's were read or written, 4 bytes
@@ -318,6 +315,7 @@ static double arrays_of(const struct source *source)
 static bool forward_packed(struct layer *layer, const struct pass *pass, float *z, struct image_done done, struct error *error)
 {
     struct convolutional *c = layer->state;
+    packed_use_workspace(c->packed, layer->network->workspace);
     bool evaluation = !pass->training;
     struct packed_input input = {.source = input_source(layer), .maxima = known_maximum(layer), .tensor_key = key_of(layer, pass, MLS_ACTIVATION)};
     if (!packed_quantize_weights(c->packed, pass->pool, c->weights->value, key_of(layer, pass, MLS_WEIGHT), evaluation, error))
@@ -332,7 +330,6 @@ static bool backward_packed(struct layer *layer, const struct pass *pass, struct
 {
     struct convolutional *c = layer->state;
     struct packed_input errors = {.source = error_source(layer), .tensor_key = key_of(layer, pass, MLS_ERROR)};
-    packed_use_workspace(c->packed, layer->network->workspace);
     if (errors.source.kind == SOURCE_ERROR) {
         batch_normalization_error_bounds(&c->norm, pass->images, c->error_bounds);
         errors.bounds = c->error_bounds;
@@ -501,13 +498,13 @@ static bool finish_forward(struct layer *layer, const struct pass *pass, bool su
     }
     layer->output_maximum_known = true;
     if (layer->output) {
-        if (!batch_normalization_forward(&c->norm, pass, c->raw, sums_known, c->activation, layer->output, layer->output_maximum, error))
+        if (!batch_normalization_forward(&c->norm, pass, layer->raw, sums_known, c->activation, layer->output, layer->output_maximum, error))
             return false;
     } else {
-        for (int image = 0; !sums_known && image < pass->images; image++) sum_image(c, image);
+        for (int image = 0; !sums_known && image < pass->images; image++) sum_image(layer, image);
         if (!batch_normalization_statistics(&c->norm, pass, error)) return false;
         batch_normalization_maxima(&c->norm, pass->images, c->piecewise, layer->output_maximum);
-        layer->source = batch_normalization_source(&c->norm, c->raw, c->piecewise);
+        layer->source = batch_normalization_source(&c->norm, layer->raw, c->piecewise);
     }
     lap(layer, pass, PART_NORMALIZE, 0, layer->output ? 2 : 0);
     return true;
@@ -516,8 +513,8 @@ static bool finish_forward(struct layer *layer, const struct pass *pass, bool su
 static bool forward(struct layer *layer, const struct pass *pass, struct error *error)
 {
     struct convolutional *c = layer->state;
-    float *z = c->normalize ? c->raw : layer->output;
-    struct image_done done = {.function = c->normalize ? sum_image : NULL, .context = c};
+    float *z = c->normalize ? layer->raw : layer->output;
+    struct image_done done = {.function = c->normalize ? sum_image : NULL, .context = layer};
     bool good = c->mode == MODE_PACKED   ? forward_packed(layer, pass, z, done, error)
                 : c->mode == MODE_DIRECT ? forward_direct(layer, pass, z, done, error)
                                          : forward_planar(layer, pass, z, error);
@@ -561,7 +558,7 @@ static bool begin_backward(struct layer *layer, const struct pass *pass, struct 
         lap(layer, pass, PART_NORMALIZE_BACKWARD, 0, layer->delta_seen ? 0 : 2);
         return batch_normalization_error_statistics(&c->norm, pass->images, error);
     }
-    bool good = batch_normalization_backward(&c->norm, pass, c->raw, layer->output, c->activation, layer->delta, layer->delta, false, error);
+    bool good = batch_normalization_backward(&c->norm, pass, layer->raw, layer->output, c->activation, layer->delta, layer->delta, false, error);
     lap(layer, pass, PART_NORMALIZE_BACKWARD, 0, 5);
     return good;
 }
