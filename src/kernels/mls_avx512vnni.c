@@ -138,8 +138,9 @@ INLINE void store_quads(const struct quantize_job *job, const __m512i quads[4], 
 #pragma GCC unroll 4
         for (int k = 0; k < 4; k++) {
             size_t plane = (size_t)(4 * k + i) * job->plane_bytes;
-            _mm_storel_epi64((__m128i *)(to + plane), lanes[k]);
-            _mm_storeh_pd((double *)(second + plane), _mm_castsi128_pd(lanes[k]));
+            const int64_t halves[2] = {_mm_cvtsi128_si64(lanes[k]), _mm_extract_epi64(lanes[k], 1)};
+            __builtin_memcpy(to + plane, &halves[0], 8);
+            __builtin_memcpy(second + plane, &halves[1], 8);
         }
     }
 }
