@@ -35,7 +35,7 @@ help:
 
 # Instruction sets by the file's name.
 $(BUILD)/src/kernels/%_avx512vnni.o: ISA = -mavx512f -mavx512bw -mavx512vl -mavx512cd -mavx512dq -mavx512vbmi -mavx512vnni -mfma
-$(BUILD)/src/kernels/%_avx512.o: ISA = -mavx512f
+$(BUILD)/src/kernels/%_avx512.o: ISA = -mavx512f -mavx512bw -mavx512vl -mavx512cd -mavx512dq -mfma
 $(BUILD)/src/kernels/%_avx2.o: ISA = -mavx2 -mfma
 
 $(BUILD)/%.o: %.c Makefile

@@ -1,9 +1,9 @@
 // fp32 convolutions for AVX-512. A lane is an output channel; one number of the input is multiplied with 16 weights or,
 // in the weight gradient, with 16 errors.
-#include "kernels/direct_avx512.h"
+#include "kernels/functions_avx512.h"
 
 #if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC optimize("no-tree-pre") // see mls_avx512vnni.c
+#pragma GCC optimize("no-tree-pre") // see convolve_avx512vnni.c
 #endif
 
 #include <immintrin.h>

@@ -1,9 +1,10 @@
-// Kernel sets: the inner loops of MLS training on packed data (packed.h), one file an instruction set, chosen
-// once at start and nameable by the user. What a kernel computes is defined by its scalar version (mls_scalar.c),
-// which in turn equals the plain definition in src/mls bit for bit.
+// Kernel sets: the inner loops of training on packed (packed.h) and on fp32 maps (direct.h), chosen once at start and nameable
+// by the user. What a kernel computes is defined by its scalar version (scalar.c), which in turn equals the plain definition
+// in src/mls bit for bit.
 //
-// File and set names: OPERATIONS_INSTRUCTIONSET.c holds the set called INSTRUCTIONSET; functions are called
-// WHAT_INSTRUCTIONSET, with the tile where there are several: convolve_8x2_avx512vnni computes 8 pixels x 2 blocks.
+// Names: OPERATION_INSTRUCTIONSET.c holds functions called WHAT_INSTRUCTIONSET, with the tile and what is special about it
+// where there are several: convolve_8x2_run3_avx512vnni computes 8 pixels x 2 blocks of 16 outputs, three taps at a time.
+// The set of an instruction set is at the end of convolve_INSTRUCTIONSET.c.
 #ifndef KERNELS_KERNELS_H
 #define KERNELS_KERNELS_H
 

@@ -1,0 +1,14 @@
+// The functions for AVX2 that stand in files of their own, members of the kernel set in convolve_avx2.c.
+#ifndef KERNELS_FUNCTIONS_AVX2_H
+#define KERNELS_FUNCTIONS_AVX2_H
+
+#include "kernels/kernels.h"
+
+// quantize_avx2.c
+void quantize_block_avx2(const struct quantize_job *job);
+void quantize_run_avx2(const struct quantizer *quantizer, const float *x, int count, float reciprocal, int8_t *codes);
+// direct_avx2.c
+void direct_row_avx2(const struct direct_job *job, const float *input, int pixels, float *const outputs[2]);
+void direct_gradient_avx2(const struct direct_gradient_job *job, float *totals);
+
+#endif

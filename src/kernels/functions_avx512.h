@@ -1,0 +1,14 @@
+// The functions for AVX-512 that stand in files of their own, members of the kernel set in convolve_avx512vnni.c.
+#ifndef KERNELS_FUNCTIONS_AVX512_H
+#define KERNELS_FUNCTIONS_AVX512_H
+
+#include "kernels/kernels.h"
+
+// quantize_avx512.c
+void quantize_block_avx512(const struct quantize_job *job);
+void quantize_run_avx512(const struct quantizer *quantizer, const float *x, int count, float reciprocal, int8_t *codes);
+// direct_avx512.c
+void direct_row_avx512(const struct direct_job *job, const float *input, int pixels, float *const outputs[2]);
+void direct_gradient_avx512(const struct direct_gradient_job *job, float *totals);
+
+#endif
