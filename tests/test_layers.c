@@ -7,6 +7,7 @@
 #include "base/memory.h"
 #include "base/random.h"
 #include "net/activations.h"
+#include "net/batch_normalization.h"
 #include "net/network.h"
 
 #define IMAGES 3
@@ -150,6 +151,35 @@ static void test_threads(void **state)
     }
 }
 
+// The bounds from which the errors' tensor scale is found: never below the largest |dL/dx| of a plane, and not far above.
+static void test_error_bounds(void **state)
+{
+    (void)state;
+    for (int seed = 0; seed < 20; seed++) {
+        struct built b;
+        build(&b, "[conv]\nfilters=20\nsize=3\npad=1\nactivation=linear\n[batchnorm]\n[maxpool]\nsize=2\nstride=2\n" END, 1);
+        struct layer *layer = b.network->layers[1];
+        struct batch_normalization *norm = layer->state;
+        struct random_stream stream = {(uint64_t)seed, 0};
+        for (int i = 0; i < IMAGES * 72; i++) b.input[i] = random_normal(&stream) * (seed % 2 ? 1 : 100) + (float)(seed % 3 * 30);
+        for (int c = 0; c < 20; c++) norm->scale->value[c] = random_normal(&stream);
+        backward(&b);
+        float bounds[IMAGES * 32];
+        batch_normalization_error_bounds(norm, IMAGES, bounds);
+        struct source map = batch_normalization_error_source(norm, b.network->layers[0]->output, layer->delta, PIECEWISE_LINEAR);
+        for (int n = 0; n < IMAGES; n++)
+            for (int c = 0; c < 20; c++) {
+                float maxima[BLOCK_CHANNELS];
+                struct source source = source_of_block(&map, n, c / BLOCK_CHANNELS, 2, 36);
+                source_maxima(&source, 36, maxima);
+                float largest = maxima[c % BLOCK_CHANNELS], bound = bounds[n * 32 + c];
+                if (!(bound >= largest && bound <= 4 * largest + 1e-6f))
+                    fail_msg("image %d, channel %d: bound %g of errors up to %g", n, c, (double)bound, (double)largest);
+            }
+        release(&b);
+    }
+}
+
 // f' in terms of y against finite differences of f, away from the kinks.
 static void test_activations(void **state)
 {
@@ -212,7 +242,7 @@ static void test_not_finite(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients), cmocka_unit_test(test_activations), cmocka_unit_test(test_threads),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients), cmocka_unit_test(test_activations), cmocka_unit_test(test_threads), cmocka_unit_test(test_error_bounds),
                                        cmocka_unit_test(test_part_of_a_batch), cmocka_unit_test(test_not_finite)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

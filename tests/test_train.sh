@@ -81,8 +81,10 @@ for threads in 1 3; do
   train threads$threads --threads $threads
   check "same bytes with 2 and $threads threads" same whole threads$threads
 done
-train scalar --kernel scalar
-check "same bytes with scalar kernels" same whole scalar
+for kernel in $("$MLSNET" kernels | awk '$2 == "supported" {print $1}'); do
+  train "kernel-$kernel" --kernel "$kernel"
+  check "same bytes with $kernel kernels" same whole "kernel-$kernel"
+done
 train other --seed 2
 check "another seed, another result" bash -c "! cmp -s $work/whole/last.safetensors $work/other/last.safetensors"
 
