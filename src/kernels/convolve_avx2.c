@@ -312,19 +312,21 @@ struct gradient_sums {
     __m256i of[GRADIENT_TAPS][2][GRADIENT_CHANNELS]; // [half of the input channels]
 };
 
-static void gradient_sums_avx2(const struct gradient_job *job, struct gradient_sums *sums)
+// P of `taps` taps from `tap` on.
+static void gradient_sums_avx2(const struct gradient_job *job, int tap, int taps, struct gradient_sums *sums)
 {
     struct gradient_chunk chunk;
     int quads = job->height * job->row_quads;
     enum width width = width_of(job->largest_input, job->largest_error);
     struct cursor at = {0, 0};
-    for (int t = 0; t < job->taps; t++)
-        for (int c = 0; c < GRADIENT_CHANNELS; c++) sums->of[t][0][c] = sums->of[t][1][c] = _mm256_set1_epi32(-job->corrections[c]);
+    for (int t = 0; t < taps; t++)
+        for (int c = 0; c < GRADIENT_CHANNELS; c++)
+            sums->of[t][0][c] = sums->of[t][1][c] = _mm256_set1_epi32(job->corrections ? -job->corrections[c] : 0);
     for (int first = 0; first < quads; first += CHUNK_QUADS) {
         int count = quads - first < CHUNK_QUADS ? quads - first : CHUNK_QUADS;
         load_errors(job->quads + (size_t)first * 64, count, width, &chunk);
-        for (int t = 0; t < job->taps; t++) {
-            load_pixels(job, t, at, count, &chunk);
+        for (int t = 0; t < taps; t++) {
+            load_pixels(job, tap + t, at, count, &chunk);
             for (int half = 0; half < 2; half++) gradient_tiles[width](&chunk, count, half, sums->of[t][half]);
         }
         cursor_advance(&at, count, job->row_quads);
@@ -334,26 +336,32 @@ static void gradient_sums_avx2(const struct gradient_job *job, struct gradient_s
 static void gradient_image_avx2(const struct gradient_job *job, float *totals)
 {
     struct gradient_sums sums;
-    gradient_sums_avx2(job, &sums);
-    for (int t = 0; t < job->taps; t++)
-        for (int c = 0; c < GRADIENT_CHANNELS; c++)
-            for (int h = 0; h < 2; h++, totals += 8) {
-                __m256 scale = _mm256_mul_ps(_mm256_loadu_ps(job->in_scales + 8 * h), _mm256_set1_ps(job->out_scales[c]));
-                __m256 p = _mm256_cvtepi32_ps(sums.of[t][h][c]);
-                _mm256_storeu_ps(totals, _mm256_fmadd_ps(p, scale, _mm256_loadu_ps(totals)));
-            }
+    for (int tap = 0, taps; tap < job->taps; tap += taps) {
+        taps = gradient_tile_taps(job, tap);
+        gradient_sums_avx2(job, tap, taps, &sums);
+        for (int t = 0; t < taps; t++)
+            for (int c = 0; c < GRADIENT_CHANNELS; c++)
+                for (int h = 0; h < 2; h++, totals += 8) {
+                    __m256 scale = _mm256_mul_ps(_mm256_loadu_ps(job->in_scales + 8 * h), _mm256_set1_ps(job->out_scales[c]));
+                    __m256 p = _mm256_cvtepi32_ps(sums.of[t][h][c]);
+                    _mm256_storeu_ps(totals, _mm256_fmadd_ps(p, scale, _mm256_loadu_ps(totals)));
+                }
+    }
 }
 
 static void gradient_image_sums_avx2(const struct gradient_job *job, int64_t *totals)
 {
     struct gradient_sums sums;
-    gradient_sums_avx2(job, &sums);
-    for (int t = 0; t < job->taps; t++)
-        for (int c = 0; c < GRADIENT_CHANNELS; c++)
-            for (int k = 0; k < 4; k++, totals += 4) {
-                __m128i part = _mm_load_si128((const __m128i *)&sums.of[t][k / 2][c] + k % 2);
-                _mm256_storeu_si256((__m256i *)totals, _mm256_add_epi64(load_256(totals), _mm256_cvtepi32_epi64(part)));
-            }
+    for (int tap = 0, taps; tap < job->taps; tap += taps) {
+        taps = gradient_tile_taps(job, tap);
+        gradient_sums_avx2(job, tap, taps, &sums);
+        for (int t = 0; t < taps; t++)
+            for (int c = 0; c < GRADIENT_CHANNELS; c++)
+                for (int k = 0; k < 4; k++, totals += 4) {
+                    __m128i part = _mm_load_si128((const __m128i *)&sums.of[t][k / 2][c] + k % 2);
+                    _mm256_storeu_si256((__m256i *)totals, _mm256_add_epi64(load_256(totals), _mm256_cvtepi32_epi64(part)));
+                }
+    }
 }
 
 // ---------------------------------------------------------------------------------------------

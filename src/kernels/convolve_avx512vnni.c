@@ -262,16 +262,17 @@ INLINE __m512i load_pixels(const uint8_t *from, size_t pixel_bytes, __m512i orde
     return _mm512_permutexvar_epi8(order, pixels);
 }
 
-// sum[tap][channel] = P of 16 input channels, all constants but the job. Errors of channels that do not exist are zeros.
-INLINE void gradient_sums(const struct gradient_job *job, __m512i sum[GRADIENT_TAPS][GRADIENT_CHANNELS], const int TAPS,
-                          const size_t pixel_bytes)
+// sum[tap][channel] = P of 16 input channels for TAPS taps; all constants but the job and the offsets. Errors of channels that
+// do not exist are zeros.
+INLINE void gradient_sums(const struct gradient_job *job, const size_t *offsets, __m512i sum[GRADIENT_TAPS][GRADIENT_CHANNELS],
+                          const int TAPS, const size_t pixel_bytes)
 {
     uint8_t order_bytes[64];
     for (int i = 0; i < 64; i++) order_bytes[i] = (uint8_t)(i % 4 * 16 + i / 4);
     const __m512i order = _mm512_loadu_si512(order_bytes);
 #pragma GCC unroll 8
     for (int c = 0; c < GRADIENT_CHANNELS; c++) {
-        __m512i begin = _mm512_set1_epi32(-job->corrections[c]);
+        __m512i begin = job->corrections ? _mm512_set1_epi32(-job->corrections[c]) : _mm512_setzero_si512();
 #pragma GCC unroll 3
         for (int t = 0; t < TAPS; t++) sum[t][c] = begin;
     }
@@ -281,7 +282,7 @@ INLINE void gradient_sums(const struct gradient_job *job, __m512i sum[GRADIENT_T
         for (int x = 0; x < job->row_quads; x++, errors += 64, pixels += 4 * pixel_bytes) {
             __m512i a[GRADIENT_TAPS];
 #pragma GCC unroll 3
-            for (int t = 0; t < TAPS; t++) a[t] = load_pixels(pixels + job->tap_offsets[t], pixel_bytes, order);
+            for (int t = 0; t < TAPS; t++) a[t] = load_pixels(pixels + offsets[t], pixel_bytes, order);
 #pragma GCC unroll 8
             for (int c = 0; c < GRADIENT_CHANNELS; c++) {
                 __m512i e = broadcast_4((const uint8_t *)errors + 4 * c);
@@ -292,12 +293,12 @@ INLINE void gradient_sums(const struct gradient_job *job, __m512i sum[GRADIENT_T
     }
 }
 
-INLINE void add_to_totals(const struct gradient_job *job, __m512i sum[GRADIENT_TAPS][GRADIENT_CHANNELS], float *totals, const int TAPS)
+// scales: Sg_1 * Sg_2, [8][16].
+INLINE void add_to_totals(__m512i sum[GRADIENT_TAPS][GRADIENT_CHANNELS], const float *scales, float *totals, const int TAPS)
 {
-    __m512 in = _mm512_loadu_ps(job->in_scales);
 #pragma GCC unroll 8
     for (int c = 0; c < GRADIENT_CHANNELS; c++) {
-        __m512 scale = _mm512_mul_ps(in, _mm512_set1_ps(job->out_scales[c]));
+        __m512 scale = _mm512_loadu_ps(scales + c * BLOCK_CHANNELS);
 #pragma GCC unroll 3
         for (int t = 0; t < TAPS; t++) {
             float *to = totals + (t * GRADIENT_CHANNELS + c) * BLOCK_CHANNELS;
@@ -320,39 +321,51 @@ INLINE void add_to_sums(__m512i sum[GRADIENT_TAPS][GRADIENT_CHANNELS], int64_t *
         }
 }
 
-static void gradient_image_avx512vnni(const struct gradient_job *job, float *totals)
+INLINE void gradient_tile(const struct gradient_job *job, int tap, const float *scales, float *totals, const int TAPS, const size_t pixel_bytes)
 {
     __m512i sum[GRADIENT_TAPS][GRADIENT_CHANNELS];
-    if (job->taps == 3 && job->pixel_bytes == BLOCK_CHANNELS) {
-        gradient_sums(job, sum, 3, BLOCK_CHANNELS);
-        add_to_totals(job, sum, totals, 3);
-    } else if (job->taps == 3 && job->pixel_bytes == 2 * BLOCK_CHANNELS) {
-        gradient_sums(job, sum, 3, 2 * BLOCK_CHANNELS);
-        add_to_totals(job, sum, totals, 3);
-    } else if (job->taps == 3) {
-        gradient_sums(job, sum, 3, job->pixel_bytes);
-        add_to_totals(job, sum, totals, 3);
-    } else if (job->taps == 2) {
-        gradient_sums(job, sum, 2, job->pixel_bytes);
-        add_to_totals(job, sum, totals, 2);
-    } else {
-        gradient_sums(job, sum, 1, job->pixel_bytes);
-        add_to_totals(job, sum, totals, 1);
+    gradient_sums(job, job->tap_offsets + tap, sum, TAPS, pixel_bytes);
+    add_to_totals(sum, scales, totals + tap * GRADIENT_CHANNELS * BLOCK_CHANNELS, TAPS);
+}
+
+static void gradient_image_avx512vnni(const struct gradient_job *job, float *totals)
+{
+    float scales[GRADIENT_CHANNELS * BLOCK_CHANNELS];
+    __m512 in = _mm512_loadu_ps(job->in_scales);
+    for (int c = 0; c < GRADIENT_CHANNELS; c++)
+        _mm512_storeu_ps(scales + c * BLOCK_CHANNELS, _mm512_mul_ps(in, _mm512_set1_ps(job->out_scales[c])));
+    for (int tap = 0, count; tap < job->taps; tap += count) {
+        count = gradient_tile_taps(job, tap);
+        if (count == 3 && job->pixel_bytes == BLOCK_CHANNELS)
+            gradient_tile(job, tap, scales, totals, 3, BLOCK_CHANNELS);
+        else if (count == 3 && job->pixel_bytes == 2 * BLOCK_CHANNELS)
+            gradient_tile(job, tap, scales, totals, 3, 2 * BLOCK_CHANNELS);
+        else if (count == 3)
+            gradient_tile(job, tap, scales, totals, 3, job->pixel_bytes);
+        else if (count == 2)
+            gradient_tile(job, tap, scales, totals, 2, job->pixel_bytes);
+        else
+            gradient_tile(job, tap, scales, totals, 1, job->pixel_bytes);
     }
 }
 
 static void gradient_image_sums_avx512vnni(const struct gradient_job *job, int64_t *sums)
 {
     __m512i sum[GRADIENT_TAPS][GRADIENT_CHANNELS];
-    if (job->taps == 3) {
-        gradient_sums(job, sum, 3, job->pixel_bytes);
-        add_to_sums(sum, sums, 3);
-    } else if (job->taps == 2) {
-        gradient_sums(job, sum, 2, job->pixel_bytes);
-        add_to_sums(sum, sums, 2);
-    } else {
-        gradient_sums(job, sum, 1, job->pixel_bytes);
-        add_to_sums(sum, sums, 1);
+    for (int tap = 0, count; tap < job->taps; tap += count) {
+        const size_t *offsets = job->tap_offsets + tap;
+        int64_t *to = sums + tap * GRADIENT_CHANNELS * BLOCK_CHANNELS;
+        count = gradient_tile_taps(job, tap);
+        if (count == 3) {
+            gradient_sums(job, offsets, sum, 3, job->pixel_bytes);
+            add_to_sums(sum, to, 3);
+        } else if (count == 2) {
+            gradient_sums(job, offsets, sum, 2, job->pixel_bytes);
+            add_to_sums(sum, to, 2);
+        } else {
+            gradient_sums(job, offsets, sum, 1, job->pixel_bytes);
+            add_to_sums(sum, to, 1);
+        }
     }
 }
 

@@ -17,7 +17,7 @@
 #include "mls/quantize.h"
 
 #define GRADIENT_CHANNELS 8   // output channels of one weight-gradient tile
-#define GRADIENT_TAPS 3       // most window positions of one weight-gradient tile
+#define GRADIENT_TAPS 3       // most window positions of one weight-gradient tile, all of one row of the window
 
 // Constants of a format whose I fits int8 (then Q = 16): with l = clamp(floor(log2 Y), low, high),
 // I = min((Y' >> (l - mantissa)) << (l - low), largest).
@@ -64,17 +64,17 @@ struct convolve_job {
     size_t output_step;           // floats from one output pixel to the next
 };
 
-// The weight gradient of one image: 16 input channels x up to 8 output channels x up to 3 taps.
+// The weight gradient of one image: 16 input channels x up to 8 output channels x all taps.
 struct gradient_job {
-    int taps;                     // <= GRADIENT_TAPS
+    int taps, row_taps;           // positions of the window; of a row of it
     int height, width;            // of the errors
-    size_t tap_offsets[GRADIENT_TAPS];
+    const size_t *tap_offsets;    // [taps]
     const uint8_t *pixels;        // activations: pixel of output (0, 0) and tap 0
     size_t pixel_bytes, row_bytes;// from one output's pixel to the next one's, to the next row's
     const int8_t *quads;          // errors of the first output channel, as the quantizer wrote them
     int row_quads;
     int largest_input, largest_error;  // no byte of `pixels`, no |error| is larger
-    const int32_t *corrections;   // [8]: what the activations' zero point adds to P of each output channel
+    const int32_t *corrections;   // [8]: what the activations' zero point adds to P of each output channel; NULL: nothing
     const float *in_scales;       // [16]
     const float *out_scales;      // [8]
 };
@@ -100,6 +100,13 @@ struct direct_gradient_job {
     const float *errors;          // pixel (y, x) at errors + y * error_row_step + x * 16
     size_t error_row_step;
 };
+
+// Taps of the tile that begins with `tap`.
+static inline int gradient_tile_taps(const struct gradient_job *job, int tap)
+{
+    int left = job->row_taps - tap % job->row_taps;
+    return left < GRADIENT_TAPS ? left : GRADIENT_TAPS;
+}
 
 struct kernel_set {
     const char *name;             // "scalar", "avx2", "avx512vnni"

@@ -310,6 +310,10 @@ static bool create_gradient(struct packed_convolution *packed, struct error *err
 {
     const struct convolution_shape *s = &packed->shape;
     packed->activations.pixels_size = map_bytes(packed, (size_t)s->images * packed->activations.image_bytes);
+    packed->gradient_offsets = take(packed, (size_t)(s->kernel_height * s->kernel_width), sizeof(size_t), error);
+    if (!packed->gradient_offsets) return false;
+    for (int k = 0; k < s->kernel_height * s->kernel_width; k++)
+        packed->gradient_offsets[k] = (size_t)(k / s->kernel_width) * packed->activations.row_bytes + (size_t)(k % s->kernel_width) * BLOCK_CHANNELS;
     int tiles = (s->out_channels + GRADIENT_CHANNELS - 1) / GRADIENT_CHANNELS;
     packed->gradient_tasks = packed->activations.blocks * tiles;
     size_t size = (size_t)(s->kernel_height * s->kernel_width) * GRADIENT_CHANNELS * BLOCK_CHANNELS;
@@ -419,6 +423,7 @@ void packed_destroy(struct packed_convolution *packed)
     memory_release(packed->weight_scales);
     memory_release(packed->weight_codes);
     memory_release(packed->weight_planes);
+    memory_release(packed->gradient_offsets);
     memory_release(packed->gradient_totals);
     memory_release(packed->gradient_sums);
     memory_release(packed->scratch);

@@ -222,7 +222,7 @@ static void zero_point_sums(const struct packed_convolution *packed, const int8_
     const struct packed_map *errors = &packed->errors;
     for (int c = 0; c < GRADIENT_CHANNELS; c++) {
         int32_t sum = 0;
-        for (int quad = 0; packed->activations.zero_point && quad < errors->row_quads * errors->height; quad++)
+        for (int quad = 0; quad < errors->row_quads * errors->height; quad++)
             for (int k = 0; k < 4; k++) sum += quads[(quad * BLOCK_CHANNELS + c) * 4 + k];
         corrections[c] = packed->activations.zero_point * sum;
     }
@@ -237,30 +237,24 @@ static void gradient_of_image(const struct gradient_work *work, int image, int b
     const int8_t *quads = e->quads + ((size_t)image * (size_t)e->blocks + (size_t)(first_out / BLOCK_CHANNELS)) * e->quads_block +
                           first_out % BLOCK_CHANNELS * 4;
     int32_t corrections[GRADIENT_CHANNELS];
-    zero_point_sums(packed, quads, corrections);
-    struct gradient_job job = {.height = e->height, .width = e->width, .quads = quads, .row_quads = e->row_quads,
+    if (a->zero_point) zero_point_sums(packed, quads, corrections);
+    struct gradient_job job = {.taps = s->kernel_height * s->kernel_width, .row_taps = s->kernel_width, .tap_offsets = packed->gradient_offsets,
+                               .height = e->height, .width = e->width, .quads = quads, .row_quads = e->row_quads,
                                .pixels = a->pixels + (size_t)image * a->image_bytes + (size_t)block * a->block_bytes,
                                .pixel_bytes = (size_t)s->stride * BLOCK_CHANNELS, .row_bytes = (size_t)s->stride * a->row_bytes,
                                .largest_input = largest_byte(a), .largest_error = (int)mls_largest_integer(&e->format),
-                               .corrections = corrections,
+                               .corrections = a->zero_point ? corrections : NULL,
                                .in_scales = a->plane_scales + ((size_t)image * (size_t)a->blocks + (size_t)block) * BLOCK_CHANNELS,
                                .out_scales = e->plane_scales + (size_t)image * (size_t)e->blocks * BLOCK_CHANNELS + (size_t)first_out};
-    // The bytes of the next image, while this one is computed.
-    struct fetch fetch = {.regions = {[1] = (const char *)job.pixels + a->image_bytes, [2] = (const char *)quads + e->blocks * e->quads_block},
-                          .bytes = {[1] = a->block_bytes, [2] = e->quads_block}, .current = image + 1 < work->images ? 1 : 3};
-    fetch.step = (a->block_bytes + e->quads_block) / (size_t)s->kernel_height;
-    for (int ky = 0; ky < s->kernel_height; ky++)
-        for (int kx = 0; kx < s->kernel_width; kx += job.taps) {
-            if (kx == 0) fetch_some(&fetch);
-            job.taps = minimum(GRADIENT_TAPS, s->kernel_width - kx);
-            for (int t = 0; t < job.taps; t++)
-                job.tap_offsets[t] = (size_t)ky * a->row_bytes + (size_t)(kx + t) * BLOCK_CHANNELS;
-            size_t at = (size_t)(ky * s->kernel_width + kx) * GRADIENT_CHANNELS * BLOCK_CHANNELS;
-            if (wide)
-                packed->request.kernels->gradient_image_sums(&job, wide + at);
-            else
-                packed->request.kernels->gradient_image(&job, totals + at);
-        }
+    if (image + 1 < work->images) { // the bytes of the next image, while this one is computed
+        struct fetch fetch = {.regions = {[1] = (const char *)job.pixels + a->image_bytes, [2] = (const char *)quads + (size_t)e->blocks * e->quads_block},
+                              .bytes = {[1] = a->block_bytes, [2] = e->quads_block}, .current = 1, .step = a->block_bytes + e->quads_block};
+        fetch_some(&fetch);
+    }
+    if (wide)
+        packed->request.kernels->gradient_image_sums(&job, wide);
+    else
+        packed->request.kernels->gradient_image(&job, totals);
 }
 
 static void store_gradient(const struct gradient_work *work, int block, int first_out, const float *totals)

@@ -73,6 +73,7 @@ struct packed_convolution {
     int8_t *weight_codes, *weight_planes;
     float weight_tensor_scale;
     int gradient_tasks, threads;
+    size_t *gradient_offsets; // [Kh * Kw], bytes
     float *gradient_totals;   // [task][taps][8][16]
     int64_t *gradient_sums;   // the same, where all images are one group; else NULL
     float *scratch;           // per thread: Sg_1 * Sg_2 of two output blocks, [2][groups][16]

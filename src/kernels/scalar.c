@@ -93,7 +93,7 @@ static void convolve_row_scalar(const struct convolve_job *job, const uint8_t *i
 // P of one tap and output channel, for 16 input channels.
 static void gradient_sums(const struct gradient_job *job, int tap, int channel, int32_t sums[BLOCK_CHANNELS])
 {
-    for (int i = 0; i < BLOCK_CHANNELS; i++) sums[i] = -job->corrections[channel];
+    for (int i = 0; i < BLOCK_CHANNELS; i++) sums[i] = job->corrections ? -job->corrections[channel] : 0;
     for (int y = 0; y < job->height; y++)
         for (int x = 0; x < job->width; x++) {
             const uint8_t *pixel = job->pixels + job->tap_offsets[tap] + (size_t)y * job->row_bytes + (size_t)x * job->pixel_bytes;
