@@ -15,7 +15,7 @@ struct maxpool_settings {
 // clang-format off
 static const struct option_description options[] = {
     {"stride", OPTION_INT, AT(stride), 1, 4096, "1", NULL, "pixels between windows"},
-    {"size", OPTION_INT, AT(size), 1, 4096, NULL, NULL, "rows and columns of the window; stride if not given"},
+    {"size", OPTION_INT, AT(size), 1, 255, NULL, NULL, "rows and columns of the window; stride if not given"},
     {"padding", OPTION_INT, AT(padding), 0, 4096, NULL, NULL, "padding of both sides together; size - 1 if not given"},
     {0},
 };
@@ -23,7 +23,8 @@ static const struct option_description options[] = {
 
 struct maxpool {
     int size, stride, offset;
-    int *winners; // [images] of the output shape, as stored: pixel of the input
+    int *offsets;      // [size * size]: of a position in the window, floats of a block
+    uint16_t *winners; // [images] of the output shape, as stored: 1 + position in the window; 0: none
 };
 
 static bool create(struct layer *layer, struct diagnostics *diagnostics)
@@ -47,36 +48,41 @@ static bool create(struct layer *layer, struct diagnostics *diagnostics)
     network_request_scratch(layer->network, shape_pixels(in) * BLOCK_CHANNELS * sizeof(float));
     layer->output_nonnegative = layer->inputs[0] && layer->inputs[0]->output_nonnegative;
     size_t count = (size_t)layer->network->max_images * shape_stored(layer->output_shape);
-    return (pool->winners = layer_allocate(layer, count, sizeof(int), diagnostics)) != NULL;
+    pool->offsets = layer_allocate(layer, (size_t)(pool->size * pool->size), sizeof(int), diagnostics);
+    for (int k = 0; pool->offsets && k < pool->size * pool->size; k++)
+        pool->offsets[k] = (k / pool->size * in.width + k % pool->size) * BLOCK_CHANNELS;
+    return pool->offsets && (pool->winners = layer_allocate(layer, count, sizeof *pool->winners, diagnostics)) != NULL;
 }
 
 // The largest values of one window of a block, the first among equals; a window outside the picture gives 0.
 VECTOR_INLINE void window_maximum(const struct maxpool *pool, struct shape in, const float *block, int y, int x, float largest[BLOCK_CHANNELS],
                            int winners[BLOCK_CHANNELS])
 {
-    for (int i = 0; i < BLOCK_CHANNELS; i++) winners[i] = -1;
+    for (int i = 0; i < BLOCK_CHANNELS; i++) winners[i] = 0;
     for (int ky = 0; ky < pool->size; ky++)
         for (int kx = 0; kx < pool->size; kx++) {
             int r = y * pool->stride + ky - pool->offset, c = x * pool->stride + kx - pool->offset;
             if (r < 0 || r >= in.height || c < 0 || c >= in.width) continue;
-            int pixel = r * in.width + c;
-            const float *values = block + (size_t)pixel * BLOCK_CHANNELS;
+            const float *values = block + (size_t)(r * in.width + c) * BLOCK_CHANNELS;
             for (int i = 0; i < BLOCK_CHANNELS; i++) {
-                bool wins = winners[i] < 0 || !(values[i] <= largest[i]); // a NaN wins
+                bool wins = winners[i] == 0 || !(values[i] <= largest[i]); // a NaN wins
                 largest[i] = wins ? values[i] : largest[i];
-                winners[i] = wins ? pixel : winners[i];
+                winners[i] = wins ? 1 + ky * pool->size + kx : winners[i];
             }
         }
-    for (int i = 0; i < BLOCK_CHANNELS; i++) largest[i] = winners[i] < 0 ? 0 : largest[i];
+    for (int i = 0; i < BLOCK_CHANNELS; i++) largest[i] = winners[i] == 0 ? 0 : largest[i];
 }
 
-VECTORIZED static void pool_block(const struct maxpool *pool, struct shape in, struct shape out, const float *block, float *output, int *winners)
+VECTORIZED static void pool_block(const struct maxpool *pool, struct shape in, struct shape out, const float *block, float *output,
+                                  uint16_t *winners)
 {
     for (int y = 0; y < out.height; y++)
         for (int x = 0; x < out.width; x++, output += BLOCK_CHANNELS, winners += BLOCK_CHANNELS) {
             float largest[BLOCK_CHANNELS];
-            window_maximum(pool, in, block, y, x, largest, winners);
+            int positions[BLOCK_CHANNELS];
+            window_maximum(pool, in, block, y, x, largest, positions);
             memcpy(output, largest, sizeof largest);
+            for (int i = 0; i < BLOCK_CHANNELS; i++) winners[i] = (uint16_t)positions[i];
         }
 }
 
@@ -121,11 +127,15 @@ static void backward_task(void *context, int image, int thread)
     const struct maxpool *pool = work->layer->state;
     struct shape in = work->layer->input_shape, out = work->layer->output_shape;
     float *delta = work->target.values + (size_t)image * shape_stored(in);
-    size_t at = (size_t)image * shape_stored(out), plane = shape_pixels(out) * BLOCK_CHANNELS;
+    size_t at = (size_t)image * shape_stored(out);
     if (!work->target.accumulate) memset(delta, 0, shape_stored(in) * sizeof(float));
     for (int block = 0; block < blocked_count(in.channels); block++, delta += shape_pixels(in) * BLOCK_CHANNELS)
-        for (size_t k = 0; k < plane; k++, at++)
-            if (pool->winners[at] >= 0) delta[(size_t)pool->winners[at] * BLOCK_CHANNELS + k % BLOCK_CHANNELS] += work->layer->delta[at];
+        for (int y = 0; y < out.height; y++)
+            for (int x = 0; x < out.width; x++) {
+                int corner = ((y * pool->stride - pool->offset) * in.width + x * pool->stride - pool->offset) * BLOCK_CHANNELS;
+                for (int i = 0; i < BLOCK_CHANNELS; i++, at++)
+                    if (pool->winners[at]) delta[corner + pool->offsets[pool->winners[at] - 1] + i] += work->layer->delta[at];
+            }
     if (work->target.done.function) work->target.done.function(work->target.done.context, image);
 }
 
@@ -140,6 +150,7 @@ static bool backward(struct layer *layer, const struct pass *pass, struct error 
 static void destroy(struct layer *layer)
 {
     struct maxpool *pool = layer->state;
+    memory_release(pool->offsets);
     memory_release(pool->winners);
     memory_release(pool);
 }
