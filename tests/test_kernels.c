@@ -196,7 +196,7 @@ static void test_network_shapes(void **state)
 {
     const struct kernel_set *set = set_or_skip(state);
     static const int rows[][5] = {{16, 16, 32, 3, 1}, {16, 32, 32, 3, 2}, {32, 32, 16, 3, 1}, {32, 64, 16, 3, 2},
-                                  {64, 64, 8, 3, 1},  {64, 64, 2, 3, 1},  {3, 16, 32, 3, 1},  {3, 64, 16, 7, 2},
+                                  {64, 64, 8, 3, 1},  {64, 64, 2, 3, 1},  {32, 48, 4, 3, 1}, {20, 24, 3, 3, 1},  {3, 16, 32, 3, 1},  {3, 64, 16, 7, 2},
                                   {16, 32, 32, 1, 2}, {48, 80, 7, 1, 1},  {16, 16, 300, 3, 1}};
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
         for (int group_size = 1; group_size <= 16; group_size *= 4) {

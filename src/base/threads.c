@@ -49,7 +49,7 @@ static inline void pause_a_little(void)
 }
 
 // The next piece of work of a training step comes within some microseconds; waking a sleeping thread takes longer. So a
-// thread looks for SPINS turns (20 to 50 microseconds) before it sleeps, which is too short to take a core from anybody.
+// thread looks for SPINS turns (10 to 50 microseconds) before it sleeps, which is too short to take a core from anybody.
 #define SPINS 1000
 
 static void wait_for_work(struct thread_pool *pool, unsigned seen)

@@ -328,6 +328,48 @@ INLINE void gradient_tile(const struct gradient_job *job, int tap, const float *
     add_to_totals(sum, scales, totals + tap * GRADIENT_CHANNELS * BLOCK_CHANNELS, TAPS);
 }
 
+// Maps of so few quads that the pixels of three taps stay in registers: each sum is made and added at once.
+INLINE void gradient_small_tile(const struct gradient_job *job, int tap, const float *scales, float *totals, const int QUADS)
+{
+    uint8_t order_bytes[64];
+    for (int i = 0; i < 64; i++) order_bytes[i] = (uint8_t)(i % 4 * 16 + i / 4);
+    const __m512i order = _mm512_loadu_si512(order_bytes);
+    __m512i a[3][4];
+#pragma GCC unroll 4
+    for (int q = 0; q < QUADS; q++) {
+        const uint8_t *pixels = job->pixels + (size_t)(q / job->row_quads) * job->row_bytes + (size_t)(q % job->row_quads) * 4 * BLOCK_CHANNELS;
+#pragma GCC unroll 3
+        for (int t = 0; t < 3; t++) a[t][q] = load_pixels(pixels + job->tap_offsets[tap + t], BLOCK_CHANNELS, order);
+    }
+    totals += tap * GRADIENT_CHANNELS * BLOCK_CHANNELS;
+    for (int c = 0; c < GRADIENT_CHANNELS; c++) {
+        __m512i begin = job->corrections ? _mm512_set1_epi32(-job->corrections[c]) : _mm512_setzero_si512(), e[4];
+        __m512 scale = _mm512_loadu_ps(scales + c * BLOCK_CHANNELS);
+#pragma GCC unroll 4
+        for (int q = 0; q < QUADS; q++) e[q] = broadcast_4((const uint8_t *)job->quads + 64 * q + 4 * c);
+#pragma GCC unroll 3
+        for (int t = 0; t < 3; t++) {
+            __m512i sum = begin;
+#pragma GCC unroll 4
+            for (int q = 0; q < QUADS; q++) sum = _mm512_dpbusd_epi32(sum, a[t][q], e[q]);
+            float *to = totals + (t * GRADIENT_CHANNELS + c) * BLOCK_CHANNELS;
+            _mm512_storeu_ps(to, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, _mm512_loadu_ps(to)));
+        }
+    }
+}
+
+// false where the map is not small.
+static bool gradient_small(const struct gradient_job *job, int tap, const float *scales, float *totals)
+{
+    switch (job->height * job->row_quads) {
+    case 1: gradient_small_tile(job, tap, scales, totals, 1); return true;
+    case 2: gradient_small_tile(job, tap, scales, totals, 2); return true;
+    case 3: gradient_small_tile(job, tap, scales, totals, 3); return true;
+    case 4: gradient_small_tile(job, tap, scales, totals, 4); return true;
+    default: return false;
+    }
+}
+
 static void gradient_image_avx512vnni(const struct gradient_job *job, float *totals)
 {
     float scales[GRADIENT_CHANNELS * BLOCK_CHANNELS];
@@ -336,6 +378,7 @@ static void gradient_image_avx512vnni(const struct gradient_job *job, float *tot
         _mm512_storeu_ps(scales + c * BLOCK_CHANNELS, _mm512_mul_ps(in, _mm512_set1_ps(job->out_scales[c])));
     for (int tap = 0, count; tap < job->taps; tap += count) {
         count = gradient_tile_taps(job, tap);
+        if (count == 3 && job->pixel_bytes == BLOCK_CHANNELS && gradient_small(job, tap, scales, totals)) continue;
         if (count == 3 && job->pixel_bytes == BLOCK_CHANNELS)
             gradient_tile(job, tap, scales, totals, 3, BLOCK_CHANNELS);
         else if (count == 3 && job->pixel_bytes == 2 * BLOCK_CHANNELS)

@@ -228,46 +228,38 @@ static void zero_point_sums(const struct packed_convolution *packed, const int8_
     }
 }
 
-static void gradient_of_image(const struct gradient_work *work, int image, int block, int first_out, int64_t *wide,
-                              float *totals)
+#define WORTH_FETCHING 2048 // bytes of an image: less is in the second cache anyway
+
+// Points the job at an image; fetches the bytes of the next one meanwhile.
+static void gradient_aim(const struct gradient_work *work, int image, int block, int first_out, int32_t corrections[GRADIENT_CHANNELS],
+                         struct gradient_job *job)
 {
-    const struct packed_convolution *packed = work->packed;
-    const struct convolution_shape *s = &packed->shape;
-    const struct packed_map *a = &packed->activations, *e = &packed->errors;
-    const int8_t *quads = e->quads + ((size_t)image * (size_t)e->blocks + (size_t)(first_out / BLOCK_CHANNELS)) * e->quads_block +
-                          first_out % BLOCK_CHANNELS * 4;
-    int32_t corrections[GRADIENT_CHANNELS];
-    if (a->zero_point) zero_point_sums(packed, quads, corrections);
-    struct gradient_job job = {.taps = s->kernel_height * s->kernel_width, .row_taps = s->kernel_width, .tap_offsets = packed->gradient_offsets,
-                               .height = e->height, .width = e->width, .quads = quads, .row_quads = e->row_quads,
-                               .pixels = a->pixels + (size_t)image * a->image_bytes + (size_t)block * a->block_bytes,
-                               .pixel_bytes = (size_t)s->stride * BLOCK_CHANNELS, .row_bytes = (size_t)s->stride * a->row_bytes,
-                               .largest_input = largest_byte(a), .largest_error = (int)mls_largest_integer(&e->format),
-                               .corrections = a->zero_point ? corrections : NULL,
-                               .in_scales = a->plane_scales + ((size_t)image * (size_t)a->blocks + (size_t)block) * BLOCK_CHANNELS,
-                               .out_scales = e->plane_scales + (size_t)image * (size_t)e->blocks * BLOCK_CHANNELS + (size_t)first_out};
-    if (image + 1 < work->images) { // the bytes of the next image, while this one is computed
-        struct fetch fetch = {.regions = {[1] = (const char *)job.pixels + a->image_bytes, [2] = (const char *)quads + (size_t)e->blocks * e->quads_block},
-                              .bytes = {[1] = a->block_bytes, [2] = e->quads_block}, .current = 1, .step = a->block_bytes + e->quads_block};
-        fetch_some(&fetch);
-    }
-    if (wide)
-        packed->request.kernels->gradient_image_sums(&job, wide);
-    else
-        packed->request.kernels->gradient_image(&job, totals);
+    const struct packed_map *a = &work->packed->activations, *e = &work->packed->errors;
+    size_t a_block = (size_t)image * (size_t)a->blocks + (size_t)block;
+    size_t e_block = (size_t)image * (size_t)e->blocks + (size_t)(first_out / BLOCK_CHANNELS);
+    job->pixels = a->pixels + a_block * a->block_bytes;
+    job->quads = e->quads + e_block * e->quads_block + first_out % BLOCK_CHANNELS * 4;
+    job->in_scales = a->plane_scales + a_block * BLOCK_CHANNELS;
+    job->out_scales = e->plane_scales + e_block * BLOCK_CHANNELS + first_out % BLOCK_CHANNELS;
+    if (a->zero_point) zero_point_sums(work->packed, job->quads, corrections);
+    if (image + 1 == work->images || a->block_bytes + e->quads_block < WORTH_FETCHING) return;
+    struct fetch fetch = {.regions = {[1] = (const char *)job->pixels + a->image_bytes, [2] = (const char *)job->quads + (size_t)e->blocks * e->quads_block},
+                          .bytes = {[1] = a->block_bytes, [2] = e->quads_block}, .current = 1, .step = a->block_bytes + e->quads_block};
+    fetch_some(&fetch);
 }
 
 static void store_gradient(const struct gradient_work *work, int block, int first_out, const float *totals)
 {
     const struct convolution_shape *s = &work->packed->shape;
-    int window = s->kernel_height * s->kernel_width;
-    for (int c = 0; c < GRADIENT_CHANNELS && first_out + c < s->out_channels; c++)
-        for (int i = 0; i < BLOCK_CHANNELS && block * BLOCK_CHANNELS + i < s->in_channels; i++) {
-            size_t plane = (size_t)(first_out + c) * (size_t)s->in_channels + (size_t)(block * BLOCK_CHANNELS + i);
-            for (int k = 0; k < window; k++)
-                work->gradient[plane * (size_t)window + (size_t)k] +=
-                    totals[(k * GRADIENT_CHANNELS + c) * BLOCK_CHANNELS + i] * work->factor;
+    int window = s->kernel_height * s->kernel_width, outputs = minimum(s->out_channels - first_out, GRADIENT_CHANNELS);
+    int inputs = minimum(s->in_channels - block * BLOCK_CHANNELS, BLOCK_CHANNELS);
+    for (int c = 0; c < outputs; c++) {
+        float *to = work->gradient + ((size_t)(first_out + c) * (size_t)s->in_channels + (size_t)(block * BLOCK_CHANNELS)) * (size_t)window;
+        for (int k = 0; k < window; k++) {
+            const float *from = totals + (k * GRADIENT_CHANNELS + c) * BLOCK_CHANNELS;
+            for (int i = 0; i < inputs; i++) to[i * window + k] += from[i] * work->factor;
         }
+    }
 }
 
 // Where all images share their scales P runs over all of them.
@@ -291,14 +283,25 @@ static void gradient_task(void *context, int task, int thread)
     struct gradient_work *work = context;
     struct packed_convolution *packed = work->packed;
     const struct convolution_shape *s = &packed->shape;
-    int block = task % packed->activations.blocks, first_out = task / packed->activations.blocks * GRADIENT_CHANNELS;
-    int window = s->kernel_height * s->kernel_width;
+    const struct packed_map *a = &packed->activations, *e = &packed->errors;
+    int block = task % a->blocks, first_out = task / a->blocks * GRADIENT_CHANNELS, window = s->kernel_height * s->kernel_width;
     size_t size = (size_t)window * GRADIENT_CHANNELS * BLOCK_CHANNELS;
     float *totals = packed->gradient_totals + (size_t)task * size;
     int64_t *wide = packed->gradient_sums ? packed->gradient_sums + (size_t)task * size : NULL;
+    int32_t corrections[GRADIENT_CHANNELS];
+    struct gradient_job job = {.taps = window, .row_taps = s->kernel_width, .tap_offsets = packed->gradient_offsets, .height = e->height,
+                               .width = e->width, .row_quads = e->row_quads, .pixel_bytes = (size_t)s->stride * BLOCK_CHANNELS,
+                               .row_bytes = (size_t)s->stride * a->row_bytes, .largest_input = largest_byte(a),
+                               .largest_error = (int)mls_largest_integer(&e->format), .corrections = a->zero_point ? corrections : NULL};
     memset(totals, 0, size * sizeof *totals);
     if (wide) memset(wide, 0, size * sizeof *wide);
-    for (int image = 0; image < work->images; image++) gradient_of_image(work, image, block, first_out, wide, totals);
+    for (int image = 0; image < work->images; image++) {
+        gradient_aim(work, image, block, first_out, corrections, &job);
+        if (wide)
+            packed->request.kernels->gradient_image_sums(&job, wide);
+        else
+            packed->request.kernels->gradient_image(&job, totals);
+    }
     if (wide) totals_of_one_group(packed, block, first_out, wide, totals, window);
     store_gradient(work, block, first_out, totals);
 }
