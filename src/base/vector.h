@@ -4,6 +4,7 @@
 #ifndef BASE_VECTOR_H
 #define BASE_VECTOR_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -12,6 +13,7 @@
 
 typedef float vector_float __attribute__((vector_size(64)));
 typedef int32_t vector_int __attribute__((vector_size(64)));
+typedef uint32_t vector_bits __attribute__((vector_size(64)));
 
 // Put before a function whose loops are hot: gcc then compiles it for AVX-512, AVX2 and the base line, and
 // the loader picks one. Left out under the sanitizers, which cannot start with such functions.
@@ -22,6 +24,27 @@ typedef int32_t vector_int __attribute__((vector_size(64)));
 #define VECTORIZED
 #endif
 #define VECTOR_INLINE static inline __attribute__((always_inline))
+
+// For functions that compare: defines name(parameters) from name_body(arguments, native), an inline function.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) && \
+    !defined(__SANITIZE_THREAD__)
+#define VECTORIZED_VERSIONS(linkage, name, parameters, ...)                                                        \
+    __attribute__((target("avx512f"))) static void name##_avx512 parameters { name##_body(__VA_ARGS__, true); }     \
+    __attribute__((target_clones("avx2", "default"))) static void name##_other parameters                           \
+    {                                                                                                              \
+        name##_body(__VA_ARGS__, false);                                                                           \
+    }                                                                                                              \
+    linkage void name parameters                                                                                   \
+    {                                                                                                              \
+        if (__builtin_cpu_supports("avx512f"))                                                                     \
+            name##_avx512(__VA_ARGS__);                                                                            \
+        else                                                                                                       \
+            name##_other(__VA_ARGS__);                                                                             \
+    }
+#else
+#define VECTORIZED_VERSIONS(linkage, name, parameters, ...) \
+    linkage void name parameters { name##_body(__VA_ARGS__, false); }
+#endif
 
 VECTOR_INLINE vector_float vector_load(const float *from)
 {
@@ -59,12 +82,35 @@ VECTOR_INLINE vector_float vector_where(vector_int mask, vector_float v)
     return (vector_float)(mask & (vector_int)v);
 }
 
+// Comparisons. gcc takes those of vectors longer than the instruction set's own apart into single numbers, which is slow.
+// `native`, a constant: there are vectors of this length. Otherwise they are made of arithmetic on the bits, which gcc only
+// cuts into shorter vectors.
+
+// z > 0; whether a NaN is, is left open.
+VECTOR_INLINE vector_int vector_positive(vector_float z, const bool native)
+{
+    vector_bits bits = (vector_bits)z;
+    return native ? z > 0 : (vector_int)(~bits & -bits) >> 31;
+}
+
+// z where it is above 0 or a NaN, else 0.
+VECTOR_INLINE vector_float vector_rectify(vector_float z, const bool native)
+{
+    if (native) return vector_where(~(z <= 0), z);
+    vector_int bits = (vector_int)z, is_nan = (0x7f800000 - (bits & 0x7fffffff)) >> 31;
+    return vector_where(~(bits >> 31) | is_nan, z);
+}
+
 // Running maximum of |v| as bit patterns, which order like the numbers and put NaN above infinity.
-VECTOR_INLINE vector_int vector_maximum(vector_int maximum, vector_float v)
+VECTOR_INLINE vector_int vector_maximum(vector_int maximum, vector_float v, const bool native)
 {
     vector_int bits = (vector_int)v & 0x7fffffff;
-    vector_int larger = bits > maximum;
-    return (bits & larger) | (maximum & ~larger);
+    if (native) {
+        vector_int larger = bits > maximum;
+        return (bits & larger) | (maximum & ~larger);
+    }
+    vector_int difference = maximum - bits;
+    return maximum - (difference & (difference >> 31));
 }
 
 VECTOR_INLINE float vector_maximum_of_lanes(vector_int maximum)

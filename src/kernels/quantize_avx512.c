@@ -73,7 +73,7 @@ INLINE __m512i quantize_quad(const struct quantize_job *job, const struct quanti
             codes[i] = _mm512_setzero_si512();
             continue;
         }
-        __m512 value = (__m512)source_value(&v->source, (size_t)(position + i), variant.kind, variant.activation);
+        __m512 value = (__m512)source_value(&v->source, (size_t)(position + i), variant.kind, variant.activation, true);
         codes[i] = quantize_16(&v->q, value, v->reciprocal, random[i], variant.stochastic, variant.positive);
     }
     // 128-bit lane k, dword j: channels 4 k .. 4 k + 3 of pixel j.

@@ -27,7 +27,7 @@ static float value_of(const struct source *source, size_t pixel, int channel)
 {
     float lanes[BLOCK_CHANNELS];
     struct source_vectors vectors = source_open(source, source->kind);
-    vector_store(lanes, source_value(&vectors, pixel, source->kind, source->activation));
+    vector_store(lanes, source_value(&vectors, pixel, source->kind, source->activation, false));
     return lanes[channel];
 }
 

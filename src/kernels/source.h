@@ -42,32 +42,33 @@ static inline struct source source_of_block(const struct source *map, int image,
     return s;
 }
 
-VECTOR_INLINE vector_float piecewise_value(enum piecewise activation, vector_float z)
+VECTOR_INLINE vector_float piecewise_value(enum piecewise activation, vector_float z, const bool native)
 {
     if (activation == PIECEWISE_LINEAR) return z;
     if (activation == PIECEWISE_LEAKY) {
-        vector_int positive = z > 0;
+        vector_int positive = vector_positive(z, native);
         return vector_where(positive, z) + vector_where(~positive, z * 0.1f);
     }
-    vector_float y = vector_where(~(z <= 0), z); // keeps a NaN
+    vector_float y = vector_rectify(z, native);
     if (activation == PIECEWISE_RELU6) {
-        vector_int over = y > 6;
+        vector_int over = vector_positive(y - 6, native);
         y = vector_where(~over, y) + vector_where(over, vector_set(6));
     }
     return y;
 }
 
 // delta * f'(z)
-VECTOR_INLINE vector_float piecewise_error(enum piecewise activation, vector_float z, vector_float delta)
+VECTOR_INLINE vector_float piecewise_error(enum piecewise activation, vector_float z, vector_float delta, const bool native)
 {
     if (activation == PIECEWISE_LINEAR) return delta;
-    vector_int positive = z > 0;
+    vector_int positive = vector_positive(z, native);
     if (activation == PIECEWISE_RELU) return vector_where(positive, delta);
-    if (activation == PIECEWISE_RELU6) return vector_where(positive & (z < 6), delta);
+    if (activation == PIECEWISE_RELU6) return vector_where(positive & vector_positive(6 - z, native), delta);
     return vector_where(positive, delta) + vector_where(~positive, delta * 0.1f);
 }
 
-// A source with its constants in registers. `kind` and `activation` are given apart, as constants of the caller's code.
+// A source with its constants in registers. `kind` and `activation` are given apart, as constants of the caller's code;
+// `native`: base/vector.h.
 struct source_vectors {
     const float *x, *delta;
     vector_float multiplier, offset, c0, c1, c2;
@@ -86,13 +87,14 @@ VECTOR_INLINE struct source_vectors source_open(const struct source *s, enum sou
     return v;
 }
 
-VECTOR_INLINE vector_float source_value(const struct source_vectors *s, size_t pixel, enum source_kind kind, enum piecewise activation)
+VECTOR_INLINE vector_float source_value(const struct source_vectors *s, size_t pixel, enum source_kind kind, enum piecewise activation,
+                                        const bool native)
 {
     vector_float x = vector_load(s->x + pixel * BLOCK_CHANNELS);
     if (kind == SOURCE_PLAIN) return x;
-    if (kind == SOURCE_NORMALIZED) return piecewise_value(activation, x * s->multiplier + s->offset);
+    if (kind == SOURCE_NORMALIZED) return piecewise_value(activation, x * s->multiplier + s->offset, native);
     vector_float d = vector_load(s->delta + pixel * BLOCK_CHANNELS);
-    if (activation != PIECEWISE_LINEAR) d = piecewise_error(activation, x * s->multiplier + s->offset, d);
+    if (activation != PIECEWISE_LINEAR) d = piecewise_error(activation, x * s->multiplier + s->offset, d, native);
     return d * s->c0 + (x * s->c1 + s->c2);
 }
 

@@ -66,16 +66,28 @@ VECTORIZED static void total_block(const struct batch_normalization *norm, int i
 // ---------------------------------------------------------------------------------------------
 // Forward
 
+// Half a block: of this length a comparison is one instruction with AVX2 as well as with AVX-512 (base/vector.h).
+#define HALF 8
+typedef float half_float __attribute__((vector_size(4 * HALF)));
+typedef int32_t half_int __attribute__((vector_size(4 * HALF)));
+
 struct moments {
-    vector_float sum, square, largest, smallest;
+    half_float sum, square, largest, smallest;
 };
 
-VECTOR_INLINE vector_float select_where(vector_int mask, vector_float a, vector_float b)
+VECTOR_INLINE half_float load_half(const float *from)
 {
-    return (vector_float)(((vector_int)a & mask) | ((vector_int)b & ~mask));
+    half_float v;
+    memcpy(&v, from, sizeof v);
+    return v;
 }
 
-VECTOR_INLINE void add_moment(struct moments *m, vector_float v)
+VECTOR_INLINE half_float select_where(half_int mask, half_float a, half_float b)
+{
+    return (half_float)(((half_int)a & mask) | ((half_int)b & ~mask));
+}
+
+VECTOR_INLINE void add_moment(struct moments *m, half_float v)
 {
     m->sum += v;
     m->square += v * v;
@@ -84,25 +96,31 @@ VECTOR_INLINE void add_moment(struct moments *m, vector_float v)
 }
 
 // Four partial results in turn over the pixels, so that they need not wait for each other.
-VECTORIZED static void sum_block(const float *x, int pixels, float sums[2 * BLOCK_CHANNELS], float extremes[2 * BLOCK_CHANNELS])
+VECTOR_INLINE void sum_half(const float *x, int pixels, float *sums, float *extremes)
 {
     struct moments m[4];
 #pragma GCC unroll 4
-    for (int k = 0; k < 4; k++) m[k] = (struct moments){{0}, {0}, vector_load(x), vector_load(x)};
+    for (int k = 0; k < 4; k++) m[k] = (struct moments){{0}, {0}, load_half(x), load_half(x)};
     int p = 0;
     for (; p + 4 <= pixels; p += 4)
 #pragma GCC unroll 4
-        for (int k = 0; k < 4; k++) add_moment(&m[k], vector_load(x + (size_t)(p + k) * BLOCK_CHANNELS));
-    for (; p < pixels; p++) add_moment(&m[0], vector_load(x + (size_t)p * BLOCK_CHANNELS));
-    vector_store(sums, (m[0].sum + m[1].sum) + (m[2].sum + m[3].sum));
-    vector_store(sums + BLOCK_CHANNELS, (m[0].square + m[1].square) + (m[2].square + m[3].square));
+        for (int k = 0; k < 4; k++) add_moment(&m[k], load_half(x + (size_t)(p + k) * BLOCK_CHANNELS));
+    for (; p < pixels; p++) add_moment(&m[0], load_half(x + (size_t)p * BLOCK_CHANNELS));
+    half_float sum = (m[0].sum + m[1].sum) + (m[2].sum + m[3].sum), square = (m[0].square + m[1].square) + (m[2].square + m[3].square);
 #pragma GCC unroll 3
     for (int k = 1; k < 4; k++) {
         m[0].largest = select_where(m[k].largest > m[0].largest, m[k].largest, m[0].largest);
         m[0].smallest = select_where(m[k].smallest < m[0].smallest, m[k].smallest, m[0].smallest);
     }
-    vector_store(extremes, m[0].largest);
-    vector_store(extremes + BLOCK_CHANNELS, m[0].smallest);
+    memcpy(sums, &sum, sizeof sum);
+    memcpy(sums + BLOCK_CHANNELS, &square, sizeof square);
+    memcpy(extremes, &m[0].largest, sizeof sum);
+    memcpy(extremes + BLOCK_CHANNELS, &m[0].smallest, sizeof sum);
+}
+
+VECTORIZED static void sum_block(const float *x, int pixels, float sums[2 * BLOCK_CHANNELS], float extremes[2 * BLOCK_CHANNELS])
+{
+    for (int half = 0; half < BLOCK_CHANNELS; half += HALF) sum_half(x + half, pixels, sums + half, extremes + half);
 }
 
 void batch_normalization_sum_image(struct batch_normalization *norm, const float *x, int image)
@@ -153,7 +171,7 @@ VECTORIZED void batch_normalization_maxima(const struct batch_normalization *nor
             vector_float m = vector_load(norm->multiplier + block * BLOCK_CHANNELS), o = vector_load(norm->offset + block * BLOCK_CHANNELS);
             vector_int largest = {0};
             for (int k = 0; k < 2; k++)
-                largest = vector_maximum(largest, piecewise_value(activation, vector_load(extremes + k * BLOCK_CHANNELS) * m + o));
+                largest = vector_maximum(largest, piecewise_value(activation, vector_load(extremes + k * BLOCK_CHANNELS) * m + o, false), false);
             vector_store(maximum, (vector_float)largest);
         }
 }
@@ -219,41 +237,45 @@ struct error_sums {
     vector_int largest;
 };
 
-VECTOR_INLINE void add_error(struct error_sums *sums, const struct source_vectors *s, vector_float mean, int pixel, enum piecewise activation)
+VECTOR_INLINE void add_error(struct error_sums *sums, const struct source_vectors *s, vector_float mean, int pixel, enum piecewise activation,
+                             const bool native)
 {
     vector_float x = vector_load(s->x + (size_t)pixel * BLOCK_CHANNELS), d = vector_load(s->delta + (size_t)pixel * BLOCK_CHANNELS);
-    if (activation != PIECEWISE_LINEAR) d = piecewise_error(activation, x * s->multiplier + s->offset, d);
+    if (activation != PIECEWISE_LINEAR) d = piecewise_error(activation, x * s->multiplier + s->offset, d, native);
     sums->sum += d;
     sums->product += d * (x - mean);
-    sums->largest = vector_maximum(sums->largest, d);
+    sums->largest = vector_maximum(sums->largest, d, native);
 }
 
 // sums = {sum d, sum d * (x - mean)} with d = delta * activation'(m * x + o); largest = max |d|. Even and odd pixels apart.
-VECTOR_INLINE void sum_errors(const struct source *source, const float *mean, int pixels, float *sums, float *largest, enum piecewise activation)
+VECTOR_INLINE void sum_errors(const struct source *source, const float *mean, int pixels, float *sums, float *largest, enum piecewise activation,
+                              const bool native)
 {
     struct source_vectors s = source_open(source, SOURCE_NORMALIZED);
     vector_float middle = vector_load(mean);
     struct error_sums even = {{0}, {0}, {0}}, odd = {{0}, {0}, {0}};
     int p = 0;
     for (; p + 2 <= pixels; p += 2) {
-        add_error(&even, &s, middle, p, activation);
-        add_error(&odd, &s, middle, p + 1, activation);
+        add_error(&even, &s, middle, p, activation, native);
+        add_error(&odd, &s, middle, p + 1, activation, native);
     }
-    if (p < pixels) add_error(&even, &s, middle, p, activation);
-    vector_store(largest, (vector_float)vector_maximum(even.largest, (vector_float)odd.largest));
+    if (p < pixels) add_error(&even, &s, middle, p, activation, native);
+    vector_store(largest, (vector_float)vector_maximum(even.largest, (vector_float)odd.largest, native));
     vector_store(sums, even.sum + odd.sum);
     vector_store(sums + BLOCK_CHANNELS, even.product + odd.product);
 }
 
-VECTORIZED static void sum_error_block(const struct source *source, const float *mean, int pixels, float *sums, float *largest)
+VECTOR_INLINE void sum_error_block_body(const struct source *source, const float *mean, int pixels, float *sums, float *largest, const bool native)
 {
     if (source->activation == PIECEWISE_LINEAR)
-        sum_errors(source, mean, pixels, sums, largest, PIECEWISE_LINEAR);
+        sum_errors(source, mean, pixels, sums, largest, PIECEWISE_LINEAR, native);
     else if (source->activation == PIECEWISE_RELU)
-        sum_errors(source, mean, pixels, sums, largest, PIECEWISE_RELU);
+        sum_errors(source, mean, pixels, sums, largest, PIECEWISE_RELU, native);
     else
-        sum_errors(source, mean, pixels, sums, largest, source->activation);
+        sum_errors(source, mean, pixels, sums, largest, source->activation, native);
 }
+VECTORIZED_VERSIONS(static, sum_error_block, (const struct source *source, const float *mean, int pixels, float *sums, float *largest), source, mean,
+                    pixels, sums, largest)
 
 void batch_normalization_sum_error_image(struct batch_normalization *norm, const float *x, const float *delta, enum piecewise activation,
                                          int image)
@@ -298,8 +320,8 @@ VECTORIZED void batch_normalization_error_bounds(const struct batch_normalizatio
             size_t lane = (size_t)block * BLOCK_CHANNELS;
             vector_float c1 = vector_load(norm->coefficients[1] + lane), c2 = vector_load(norm->coefficients[2] + lane);
             vector_float high = c1 * vector_load(extremes), low = c1 * vector_load(extremes + BLOCK_CHANNELS);
-            vector_int affine = vector_maximum(vector_maximum((vector_int){0}, high + c2), low + c2);
-            vector_int parts = vector_maximum(vector_maximum((vector_int){0}, high), low);
+            vector_int affine = vector_maximum(vector_maximum((vector_int){0}, high + c2, false), low + c2, false);
+            vector_int parts = vector_maximum(vector_maximum((vector_int){0}, high, false), low, false);
             vector_float c0 = (vector_float)((vector_int)vector_load(norm->coefficients[0] + lane) & magnitude);
             vector_float d = vector_load(norm->largest_errors + ((size_t)n * (size_t)norm->blocks + (size_t)block) * BLOCK_CHANNELS);
             vector_float rest = (vector_float)parts + (vector_float)((vector_int)c2 & magnitude);

@@ -81,29 +81,32 @@ VECTOR_INLINE vector_int first_lanes(int lanes)
 
 // y = a + b, then ReLU or nothing; maximum[16] = max |y| of each lane.
 VECTOR_INLINE void add_block(const struct source *first, const struct source *second, size_t pixels, float *y, float *maximum, bool relu,
-                             enum source_kind kind1, enum source_kind kind2)
+                             enum source_kind kind1, enum source_kind kind2, const bool native)
 {
     struct source_vectors a = source_open(first, kind1), b = source_open(second, kind2);
     vector_int largest = {0};
     for (size_t p = 0; p < pixels; p++) {
-        vector_float v = source_value(&a, p, kind1, first->activation) + source_value(&b, p, kind2, second->activation);
-        if (relu) v = vector_where(~(v <= 0), v);
+        vector_float v = source_value(&a, p, kind1, first->activation, native) + source_value(&b, p, kind2, second->activation, native);
+        if (relu) v = vector_rectify(v, native);
         __builtin_prefetch(y + (p + 16) * BLOCK_CHANNELS, 1);
         vector_store(y + p * BLOCK_CHANNELS, v);
-        largest = vector_maximum(largest, v);
+        largest = vector_maximum(largest, v, native);
     }
     vector_store(maximum, (vector_float)largest);
 }
 
-VECTORIZED static void add_sources(const struct source *a, const struct source *b, size_t pixels, float *y, float *maximum, bool relu)
+VECTOR_INLINE void add_sources_body(const struct source *a, const struct source *b, size_t pixels, float *y, float *maximum, bool relu,
+                                    const bool native)
 {
     if (a->kind == SOURCE_NORMALIZED && b->kind == SOURCE_PLAIN)
-        add_block(a, b, pixels, y, maximum, relu, SOURCE_NORMALIZED, SOURCE_PLAIN);
+        add_block(a, b, pixels, y, maximum, relu, SOURCE_NORMALIZED, SOURCE_PLAIN, native);
     else if (a->kind == SOURCE_NORMALIZED)
-        add_block(a, b, pixels, y, maximum, relu, SOURCE_NORMALIZED, SOURCE_NORMALIZED);
+        add_block(a, b, pixels, y, maximum, relu, SOURCE_NORMALIZED, SOURCE_NORMALIZED, native);
     else
-        add_block(a, b, pixels, y, maximum, relu, a->kind, b->kind);
+        add_block(a, b, pixels, y, maximum, relu, a->kind, b->kind, native);
 }
+VECTORIZED_VERSIONS(static, add_sources, (const struct source *a, const struct source *b, size_t pixels, float *y, float *maximum, bool relu),
+                    a, b, pixels, y, maximum, relu)
 
 // Channels of a block that `from` has.
 static int shared_lanes(const struct shortcut *s, int block)
@@ -121,12 +124,12 @@ VECTORIZED static void add_subsampled(const struct shortcut *s, struct shape to,
     for (int r = 0; r < to.height; r++)
         for (int c = 0; c < to.width; c++) {
             size_t p = (size_t)(r * to.width + c), q = (size_t)(r / s->spread * s->step * s->from.width + c / s->spread * s->step);
-            vector_float v = source_value(&a, p, first->kind, first->activation);
+            vector_float v = source_value(&a, p, first->kind, first->activation, false);
             if (lanes > 0 && r % s->spread == 0 && c % s->spread == 0)
-                v += vector_where(shared, source_value(&b, q, second->kind, second->activation));
-            if (relu) v = vector_where(~(v <= 0), v);
+                v += vector_where(shared, source_value(&b, q, second->kind, second->activation, false));
+            if (relu) v = vector_rectify(v, false);
             vector_store(y + p * BLOCK_CHANNELS, v);
-            largest = vector_maximum(largest, v);
+            largest = vector_maximum(largest, v, false);
         }
     vector_store(maximum, (vector_float)largest);
 }
@@ -167,16 +170,18 @@ static bool forward(struct layer *layer, const struct pass *pass, struct error *
 }
 
 // Writes the errors of both inputs, of equal shape, in one pass. Either may be `delta` itself.
-VECTORIZED static void spread_errors(const float *delta, const float *y, bool relu, float *a, bool add_a, float *b,
-                                     bool add_b, size_t count)
+VECTOR_INLINE void spread_errors_body(const float *delta, const float *y, bool relu, float *a, bool add_a, float *b, bool add_b,
+                                      size_t count, const bool native)
 {
     for (size_t i = 0; i < count; i += VECTOR_LANES) {
         vector_float d = vector_load(delta + i);
-        if (relu) d = vector_where(vector_load(y + i) > 0, d);
+        if (relu) d = vector_where(vector_positive(vector_load(y + i), native), d);
         if (a) vector_store(a + i, add_a ? vector_load(a + i) + d : d);
         if (b && b != a) vector_store(b + i, add_b ? vector_load(b + i) + d : d);
     }
 }
+VECTORIZED_VERSIONS(static, spread_errors, (const float *delta, const float *y, bool relu, float *a, bool add_a, float *b, bool add_b, size_t count),
+                    delta, y, relu, a, add_a, b, add_b, count)
 
 // b += the errors at the pixels it was read from, in the first `lanes` channels of a block.
 VECTORIZED static void spread_subsampled(const struct shortcut *s, struct shape to, const float *delta, int lanes, float *b)
