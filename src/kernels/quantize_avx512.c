@@ -1,6 +1,10 @@
 // Quantization for AVX-512 (with BW, VL, CD and DQ). A lane is a channel.
 #include "kernels/functions_avx512.h"
 
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC optimize("no-tree-pre") // see convolve_avx512vnni.c
+#endif
+
 #include <immintrin.h>
 
 #define INLINE static inline __attribute__((always_inline))
