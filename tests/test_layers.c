@@ -83,6 +83,9 @@ static const struct { const char *name, *layers; } cases[] = {
     {"shortcut, relu", CONV CONV "[shortcut]\nfrom=-2\nactivation=relu\n" END},
     {"shortcut, fewer pixels, more channels", CONV "[conv]\nfilters=6\nsize=3\nstride=2\npad=1\nactivation=tanh\n[shortcut]\nfrom=-2\nactivation=linear\n" END},
     {"shortcut, more pixels", CONV "[conv]\nfilters=6\nsize=3\nstride=2\npad=1\nactivation=tanh\n[conv]\nfilters=2\nsize=1\nactivation=linear\n[route]\nlayers=0\n[shortcut]\nfrom=-3\nactivation=linear\n" END},
+    {"shortcut, another reader between its inputs", "[conv]\nfilters=4\nsize=3\npad=1\nbatch_normalize=1\nactivation=leaky\n"
+     "[conv]\nfilters=4\nsize=3\npad=1\nbatch_normalize=1\nactivation=linear\n[route]\nlayers=0\n" CONV
+     "[route]\nlayers=1\n[shortcut]\nfrom=0\nactivation=leaky\n[route]\nlayers=5,3\n" END},
     {"route", CONV "[conv]\nfilters=3\nsize=3\npad=1\nactivation=tanh\n[route]\nlayers=-1,0\n" END},
     {"maxpool", CONV "[maxpool]\nsize=2\nstride=2\n" END},
     {"maxpool, overlapping, padded", CONV "[maxpool]\nsize=3\nstride=2\npadding=2\n" END},
