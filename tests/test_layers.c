@@ -83,6 +83,7 @@ static const struct { const char *name, *layers; } cases[] = {
     {"shortcut, relu", CONV CONV "[shortcut]\nfrom=-2\nactivation=relu\n" END},
     {"shortcut, fewer pixels, more channels", CONV "[conv]\nfilters=6\nsize=3\nstride=2\npad=1\nactivation=tanh\n[shortcut]\nfrom=-2\nactivation=linear\n" END},
     {"shortcut, more pixels", CONV "[conv]\nfilters=6\nsize=3\nstride=2\npad=1\nactivation=tanh\n[conv]\nfilters=2\nsize=1\nactivation=linear\n[route]\nlayers=0\n[shortcut]\nfrom=-3\nactivation=linear\n" END},
+    {"shortcut, twice the same layer", CONV "[shortcut]\nfrom=-1\nactivation=tanh\n" END},
     {"shortcut, another reader between its inputs", "[conv]\nfilters=4\nsize=3\npad=1\nbatch_normalize=1\nactivation=leaky\n"
      "[conv]\nfilters=4\nsize=3\npad=1\nbatch_normalize=1\nactivation=linear\n[route]\nlayers=0\n" CONV
      "[route]\nlayers=1\n[shortcut]\nfrom=0\nactivation=leaky\n[route]\nlayers=5,3\n" END},
@@ -151,6 +152,29 @@ static void test_threads(void **state)
             release(&b);
         }
         release(&one);
+    }
+}
+
+// The ways in which [convolutional] computes: each with batch normalization whose output is left to the next layer, trained
+// for a step. The kernels are compared with each other elsewhere; here nothing may be missing on the way.
+static void test_modes(void **state)
+{
+    (void)state;
+#define NORMALIZED "[conv]\nfilters=4\nsize=3\npad=1\nbatch_normalize=1\nactivation=relu\n"
+#define MODE(options) NORMALIZED options NORMALIZED options NORMALIZED "mls=1\n" "[shortcut]\nfrom=-2\nactivation=relu\n" END
+    static const char *const modes[] = {MODE("mls=0\n"), MODE("mls=0\ngroups=2\n"), MODE("mls=1\n"), MODE("mls=1\ngroups=2\n"),
+                                        MODE("mls=1\nexponent=3\nmantissa=6\n"), MODE("mls=1\ngroup=none\n")};
+    for (size_t i = 0; i < sizeof modes / sizeof modes[0]; i++) {
+        struct built b;
+        build(&b, modes[i], 2);
+        backward(&b);
+        for (int k = 0; k < b.network->parameter_count; k++) {
+            const struct parameter *p = b.network->parameters[k];
+            double sum = 0;
+            for (size_t j = 0; p->gradient && j < p->count; j++) sum += fabs((double)p->gradient[j]);
+            if (p->gradient && !(sum > 0 && isfinite(sum))) fail_msg("mode %zu: the gradient of %s sums to %g", i, p->name, sum);
+        }
+        release(&b);
     }
 }
 
@@ -246,6 +270,7 @@ static void test_not_finite(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients), cmocka_unit_test(test_activations), cmocka_unit_test(test_threads), cmocka_unit_test(test_error_bounds),
+                                       cmocka_unit_test(test_modes),
                                        cmocka_unit_test(test_part_of_a_batch), cmocka_unit_test(test_not_finite)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -150,6 +150,11 @@ check "predict names a class" bash -c "$MLSNET predict $cfg $work/whole/last.saf
 import json, sys
 top = json.load(sys.stdin)[0][\"predictions\"]
 assert abs(sum(p[\"probability\"] for p in top) - 1) < 1e-4 and len(top) == 4'"
+check "bench: the parts are the whole step" bash -c "$MLSNET bench $cfg --random --layers --json --rounds 1 --steps 3 | python3 -c '
+import json, sys
+bench = json.load(sys.stdin)
+assert bench[\"images_per_second\"] > 0 and 95 <= bench[\"parts_percent\"] <= 101, bench
+assert any(row[\"part\"] == \"weight gradient\" for row in bench[\"layers\"])'"
 check "summary" bash -c "$MLSNET summary $cfg | grep -q 'MLS <2,1> nc 16'"
 
 # A loss that is not a number stops the run; the last good checkpoint stays.

@@ -63,11 +63,6 @@ static bool create_bytes(struct packed_convolution *packed, struct packed_map *m
     return true;
 }
 
-static struct packed_map *workspace_map(struct packed_convolution *packed)
-{
-    return packed->request.for_training ? &packed->errors : &packed->activations;
-}
-
 size_t packed_workspace_bytes(const struct packed_convolution *packed)
 {
     const struct packed_map *map = packed->request.for_training ? &packed->errors : &packed->activations;
@@ -76,7 +71,7 @@ size_t packed_workspace_bytes(const struct packed_convolution *packed)
 
 void packed_use_workspace(struct packed_convolution *packed, void *workspace)
 {
-    struct packed_map *map = workspace_map(packed);
+    struct packed_map *map = packed->request.for_training ? &packed->errors : &packed->activations;
     uint8_t *bytes = workspace;
     map->shared = true;
     if (map->pixels_size) map->pixels = bytes;

@@ -30,19 +30,18 @@ struct convolve_work {
 struct fetch {
     const char *regions[3];
     size_t bytes[3], step; // step: to fetch at a time
-    int current;
+    int count, current;
 };
 
-static void fetch_add(struct fetch *fetch, const float *map, size_t image_floats, int image)
+static void fetch_add(struct fetch *fetch, const void *region, size_t bytes)
 {
-    if (!map) return;
-    fetch->regions[fetch->current] = (const char *)(map + (size_t)image * image_floats);
-    fetch->bytes[fetch->current++] = image_floats * sizeof(float);
+    fetch->regions[fetch->count] = region;
+    fetch->bytes[fetch->count++] = bytes;
 }
 
 static void fetch_some(struct fetch *fetch)
 {
-    for (size_t done = 0; done < fetch->step && fetch->current < 3; done += LINE) {
+    for (size_t done = 0; done < fetch->step && fetch->current < fetch->count; done += LINE) {
         __builtin_prefetch(fetch->regions[fetch->current]);
         fetch->regions[fetch->current] += LINE;
         if (fetch->bytes[fetch->current] > LINE)
@@ -64,20 +63,15 @@ static struct fetch fetch_plan(const struct convolve_work *work, int image, bool
 {
     const struct packed_map *map = work->map;
     const struct source *source = &work->quantization->input->source;
-    struct fetch fetch = {.current = 0};
-    size_t image_floats = (size_t)map->blocks * BLOCK_CHANNELS * (size_t)map->height * (size_t)map->width;
-    fetch_add(&fetch, work->done.reads, work->done.image_floats, image);
-    if (!last) fetch_add(&fetch, source->x, image_floats, image + 1);
-    if (!last && source->kind == SOURCE_ERROR) fetch_add(&fetch, source->delta, image_floats, image + 1);
+    struct fetch fetch = {.count = 0};
+    size_t floats = (size_t)map->blocks * BLOCK_CHANNELS * (size_t)map->height * (size_t)map->width, next = (size_t)(image + 1) * floats;
+    if (work->done.reads)
+        fetch_add(&fetch, work->done.reads + (size_t)image * work->done.image_floats, work->done.image_floats * sizeof(float));
+    if (!last) fetch_add(&fetch, source->x + next, floats * sizeof(float));
+    if (!last && source->kind == SOURCE_ERROR) fetch_add(&fetch, source->delta + next, floats * sizeof(float));
     size_t total = 0;
-    int count = fetch.current;
-    for (int i = 0; i < count; i++) total += fetch.bytes[i];
-    // Regions are taken from `current` on: put them at the end.
-    for (int i = count - 1; i >= 0; i--) {
-        fetch.regions[i + 3 - count] = fetch.regions[i];
-        fetch.bytes[i + 3 - count] = fetch.bytes[i];
-    }
-    fetch.current = total <= MOST_AHEAD ? 3 - count : 3;
+    for (int i = 0; i < fetch.count; i++) total += fetch.bytes[i];
+    if (total > MOST_AHEAD) fetch.count = 0;
     fetch.step = total / (size_t)calls + 1;
     return fetch;
 }
@@ -243,8 +237,9 @@ static void gradient_aim(const struct gradient_work *work, int image, int block,
     job->out_scales = e->plane_scales + e_block * BLOCK_CHANNELS + first_out % BLOCK_CHANNELS;
     if (a->zero_point) zero_point_sums(work->packed, job->quads, corrections);
     if (image + 1 == work->images || a->block_bytes + e->quads_block < WORTH_FETCHING) return;
-    struct fetch fetch = {.regions = {[1] = (const char *)job->pixels + a->image_bytes, [2] = (const char *)job->quads + (size_t)e->blocks * e->quads_block},
-                          .bytes = {[1] = a->block_bytes, [2] = e->quads_block}, .current = 1, .step = a->block_bytes + e->quads_block};
+    struct fetch fetch = {.step = a->block_bytes + e->quads_block};
+    fetch_add(&fetch, job->pixels + a->image_bytes, a->block_bytes);
+    fetch_add(&fetch, job->quads + (size_t)e->blocks * e->quads_block, e->quads_block);
     fetch_some(&fetch);
 }
 

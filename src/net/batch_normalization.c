@@ -342,7 +342,7 @@ static void sum_error_task(void *context, int image, int thread)
     struct work *work = context;
     struct batch_normalization *norm = work->norm;
     size_t start = block_at(norm, image, 0), size = block_at(norm, 1, 0);
-    activation_gradient(work->activation, work->y + start, work->delta + start, size);
+    if (work->activation != ACTIVATION_LINEAR) activation_gradient(work->activation, work->y + start, work->delta + start, size);
     batch_normalization_sum_error_image(norm, work->x, work->delta, work->piecewise, image);
 }
 

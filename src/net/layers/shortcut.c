@@ -169,7 +169,8 @@ static bool forward(struct layer *layer, const struct pass *pass, struct error *
     return true;
 }
 
-// Writes the errors of both inputs, of equal shape, in one pass. Either may be `delta` itself.
+// Writes the errors of both inputs, of equal shape, in one pass. Either may be `delta` itself; a and b may be one array because
+// it serves both, or, adding, because both inputs are one layer.
 VECTOR_INLINE void spread_errors_body(const float *delta, const float *y, bool relu, float *a, bool add_a, float *b, bool add_b,
                                       size_t count, const bool native)
 {
@@ -177,7 +178,7 @@ VECTOR_INLINE void spread_errors_body(const float *delta, const float *y, bool r
         vector_float d = vector_load(delta + i);
         if (relu) d = vector_where(vector_positive(vector_load(y + i), native), d);
         if (a) vector_store(a + i, add_a ? vector_load(a + i) + d : d);
-        if (b && b != a) vector_store(b + i, add_b ? vector_load(b + i) + d : d);
+        if (b && (b != a || add_b)) vector_store(b + i, add_b ? vector_load(b + i) + d : d);
     }
 }
 VECTORIZED_VERSIONS(static, spread_errors, (const float *delta, const float *y, bool relu, float *a, bool add_a, float *b, bool add_b, size_t count),
