@@ -66,62 +66,63 @@ VECTORIZED static void total_block(const struct batch_normalization *norm, int i
 // ---------------------------------------------------------------------------------------------
 // Forward
 
-// Half a block: of this length a comparison is one instruction with AVX2 as well as with AVX-512 (base/vector.h).
-#define HALF 8
-typedef float half_float __attribute__((vector_size(4 * HALF)));
-typedef int32_t half_int __attribute__((vector_size(4 * HALF)));
-
-struct moments {
-    half_float sum, square, largest, smallest;
-};
-
-VECTOR_INLINE half_float load_half(const float *from)
-{
-    half_float v;
-    memcpy(&v, from, sizeof v);
-    return v;
-}
-
-VECTOR_INLINE half_float select_where(half_int mask, half_float a, half_float b)
-{
-    return (half_float)(((half_int)a & mask) | ((half_int)b & ~mask));
-}
-
-VECTOR_INLINE void add_moment(struct moments *m, half_float v)
-{
-    m->sum += v;
-    m->square += v * v;
-    m->largest = select_where(v > m->largest, v, m->largest);
-    m->smallest = select_where(v < m->smallest, v, m->smallest);
-}
-
-// Four partial results in turn over the pixels, so that they need not wait for each other.
-VECTOR_INLINE void sum_half(const float *x, int pixels, float *sums, float *extremes)
-{
-    struct moments m[4];
-#pragma GCC unroll 4
-    for (int k = 0; k < 4; k++) m[k] = (struct moments){{0}, {0}, load_half(x), load_half(x)};
-    int p = 0;
-    for (; p + 4 <= pixels; p += 4)
-#pragma GCC unroll 4
-        for (int k = 0; k < 4; k++) add_moment(&m[k], load_half(x + (size_t)(p + k) * BLOCK_CHANNELS));
-    for (; p < pixels; p++) add_moment(&m[0], load_half(x + (size_t)p * BLOCK_CHANNELS));
-    half_float sum = (m[0].sum + m[1].sum) + (m[2].sum + m[3].sum), square = (m[0].square + m[1].square) + (m[2].square + m[3].square);
-#pragma GCC unroll 3
-    for (int k = 1; k < 4; k++) {
-        m[0].largest = select_where(m[k].largest > m[0].largest, m[k].largest, m[0].largest);
-        m[0].smallest = select_where(m[k].smallest < m[0].smallest, m[k].smallest, m[0].smallest);
+// sum_lanes_LANES(x, pixels, sums, extremes): LANES channels of a block, in vectors of that length: 16 where the processor has
+// them, otherwise 8, of which a comparison is one instruction with AVX2 (base/vector.h). Four partial results in turn over the
+// pixels, so that they need not wait for each other.
+#define SUM_LANES(LANES)                                                                                           \
+    typedef float float_##LANES __attribute__((vector_size(4 * LANES)));                                           \
+    typedef int32_t int_##LANES __attribute__((vector_size(4 * LANES)));                                           \
+    struct moments_##LANES {                                                                                       \
+        float_##LANES sum, square, largest, smallest;                                                              \
+    };                                                                                                             \
+    VECTOR_INLINE float_##LANES select_##LANES(int_##LANES mask, float_##LANES a, float_##LANES b)                 \
+    {                                                                                                              \
+        return (float_##LANES)(((int_##LANES)a & mask) | ((int_##LANES)b & ~mask));                                \
+    }                                                                                                              \
+    VECTOR_INLINE void add_extremes_##LANES(struct moments_##LANES *m, float_##LANES large, float_##LANES small)   \
+    {                                                                                                              \
+        m->largest = select_##LANES(large > m->largest, large, m->largest);                                        \
+        m->smallest = select_##LANES(small < m->smallest, small, m->smallest);                                     \
+    }                                                                                                              \
+    VECTOR_INLINE void add_moment_##LANES(struct moments_##LANES *m, const float *x)                               \
+    {                                                                                                              \
+        float_##LANES v;                                                                                           \
+        memcpy(&v, x, sizeof v);                                                                                   \
+        m->sum += v;                                                                                               \
+        m->square += v * v;                                                                                        \
+        add_extremes_##LANES(m, v, v);                                                                             \
+    }                                                                                                              \
+    VECTOR_INLINE void sum_lanes_##LANES(const float *x, int pixels, float *sums, float *extremes)                 \
+    {                                                                                                              \
+        struct moments_##LANES m[4] = {0};                                                                         \
+        for (int k = 0; k < 4; k++) {                                                                              \
+            memcpy(&m[k].largest, x, sizeof m[k].largest);                                                         \
+            m[k].smallest = m[k].largest;                                                                          \
+        }                                                                                                          \
+        int p = 0;                                                                                                 \
+        for (; p + 4 <= pixels; p += 4)                                                                            \
+            for (int k = 0; k < 4; k++) add_moment_##LANES(&m[k], x + (size_t)(p + k) * BLOCK_CHANNELS);           \
+        for (; p < pixels; p++) add_moment_##LANES(&m[0], x + (size_t)p * BLOCK_CHANNELS);                         \
+        for (int k = 1; k < 4; k++) add_extremes_##LANES(&m[0], m[k].largest, m[k].smallest);                      \
+        float_##LANES sum = (m[0].sum + m[1].sum) + (m[2].sum + m[3].sum);                                         \
+        float_##LANES square = (m[0].square + m[1].square) + (m[2].square + m[3].square);                          \
+        memcpy(sums, &sum, sizeof sum);                                                                            \
+        memcpy(sums + BLOCK_CHANNELS, &square, sizeof square);                                                     \
+        memcpy(extremes, &m[0].largest, sizeof sum);                                                               \
+        memcpy(extremes + BLOCK_CHANNELS, &m[0].smallest, sizeof sum);                                             \
     }
-    memcpy(sums, &sum, sizeof sum);
-    memcpy(sums + BLOCK_CHANNELS, &square, sizeof square);
-    memcpy(extremes, &m[0].largest, sizeof sum);
-    memcpy(extremes + BLOCK_CHANNELS, &m[0].smallest, sizeof sum);
-}
+SUM_LANES(16)
+SUM_LANES(8)
 
-VECTORIZED static void sum_block(const float *x, int pixels, float sums[2 * BLOCK_CHANNELS], float extremes[2 * BLOCK_CHANNELS])
+VECTOR_INLINE void sum_block_body(const float *x, int pixels, float *sums, float *extremes, const bool native)
 {
-    for (int half = 0; half < BLOCK_CHANNELS; half += HALF) sum_half(x + half, pixels, sums + half, extremes + half);
+    if (native) {
+        sum_lanes_16(x, pixels, sums, extremes);
+        return;
+    }
+    for (int half = 0; half < BLOCK_CHANNELS; half += 8) sum_lanes_8(x + half, pixels, sums + half, extremes + half);
 }
+VECTORIZED_VERSIONS(static, sum_block, (const float *x, int pixels, float *sums, float *extremes), x, pixels, sums, extremes)
 
 void batch_normalization_sum_image(struct batch_normalization *norm, const float *x, int image)
 {

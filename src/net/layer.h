@@ -101,8 +101,10 @@ struct layer {
     bool can_defer;            // can leave its output as a source
     bool is_alias;             // only another name for inputs[0], which those that name this layer get instead
     bool keeps_delta;          // backward leaves delta as it was
-    // If not NULL: called for each image by the last writer of delta, while that image is in the cache. It reads `raw`.
+    // If not NULL: called for each image by the last writer of delta, while that image is in the cache. It reads `raw` (or
+    // `output`, if there is no raw), and that of `delta_next`, if it completes the delta of that layer as well.
     void (*delta_ready)(struct layer *layer, int image);
+    struct layer *delta_next;
 
     size_t extra_memory;       // bytes the layer allocated itself, for `summary`
     double multiply_adds;      // per image, one forward pass, for `summary`
@@ -117,6 +119,8 @@ struct layer_type {
     // layers with `from`/`layers` options replace them with layer_set_inputs), sets output_shape, registers
     // parameters and allocates state. Problems go to diagnostics with the section's line.
     bool (*create)(struct layer *layer, struct diagnostics *diagnostics);
+    // Called when the arrays of all layers are there; may be NULL.
+    void (*arrays_known)(struct layer *layer);
     // output = f(inputs).
     bool (*forward)(struct layer *layer, const struct pass *pass, struct error *error);
     // From layer->delta: parameter gradients are added to, and the deltas of the inputs written (see

@@ -50,7 +50,8 @@ struct delta_target layer_delta_target(struct layer *layer, int i)
     target.values = layer_input_delta(layer, i, &target.accumulate);
     if (!target.values || !input->delta_ready || input->delta_written_count < input->delta_writers) return target;
     input->delta_seen = true;
-    target.done = (struct image_done){call_delta_ready, input, input->raw, shape_stored(input->output_shape)};
+    const float *raw = input->raw ? input->raw : input->output, *next = input->delta_next ? input->delta_next->raw : NULL;
+    target.done = (struct image_done){call_delta_ready, input, {raw, next}, shape_stored(input->output_shape)};
     return target;
 }
 
@@ -259,6 +260,8 @@ static bool allocate_maps(struct network *network, struct diagnostics *diagnosti
     }
     if (good) good = (network->scores = memory_allocate(images * shape_size(network->output_layer->output_shape), sizeof(float), &error)) != NULL;
     if (good && !first->reads_planar) network->blocked_input = memory_allocate(images * shape_stored(network->input_shape), sizeof(float), &error);
+    for (int i = 0; good && i < network->layer_count; i++)
+        if (network->layers[i]->type->arrays_known) network->layers[i]->type->arrays_known(network->layers[i]);
     if (good && (network->blocked_input || first->reads_planar)) return true;
     diagnostics_add(diagnostics, 1, "net", "%s", error.message);
     return false;
@@ -419,8 +422,9 @@ static void lap_layer(struct network *network, const struct layer *layer, enum p
     size_t values = shape_size(layer->output_shape);
     for (int i = 0; i < layer->input_count; i++) values += shape_size(layer_input_shape(layer, i));
     if (part == PART_BACKWARD) values += shape_size(layer->output_shape);
-    bool parts = strcmp(layer->type->name, "convolutional") == 0; // gives all that it does to parts of its own
-    profile_lap(network->profile, layer->index, part, 0, parts ? 0 : 4.0 * (double)values * network->max_images, false);
+    // [convolutional] gives all that it does to parts of its own; backward may have been done by the layer above.
+    bool nothing = strcmp(layer->type->name, "convolutional") == 0 || (part == PART_BACKWARD && layer->delta_seen);
+    profile_lap(network->profile, layer->index, part, 0, nothing ? 0 : 4.0 * (double)values * network->max_images, false);
 }
 
 static void block_input_task(void *context, int image, int thread)

@@ -233,12 +233,36 @@ static void backward_task(void *context, int image, int thread)
         if (work->targets[i].done.function) work->targets[i].done.function(work->targets[i].done.context, image);
 }
 
+// Both inputs share the array of delta: backward changes one image in place, as soon as it is complete, and hands it on to the
+// inputs that nobody else writes to.
+static void delta_ready(struct layer *layer, int image)
+{
+    const struct shortcut *s = layer->state;
+    size_t size = shape_stored(layer->output_shape), at = (size_t)image * size;
+    if (s->activation == ACTIVATION_RELU) spread_errors(layer->delta + at, layer->output + at, true, layer->delta + at, false, NULL, false, size);
+    for (int i = 0; i < 2; i++) {
+        struct layer *input = layer->inputs[i];
+        if (input && input->delta && input->delta_ready && input->delta_writers == 1) input->delta_ready(input, image);
+    }
+}
+
+static void arrays_known(struct layer *layer)
+{
+    const struct shortcut *s = layer->state;
+    const struct layer *first = layer->inputs[0], *second = layer->inputs[1];
+    bool in_place = layer->delta && first->delta == layer->delta && (!second || !second->delta || second->delta == layer->delta);
+    if (!in_place || !same_shape(s, layer->output_shape)) return;
+    if (s->activation != ACTIVATION_RELU && s->activation != ACTIVATION_LINEAR) return;
+    layer->delta_ready = delta_ready;
+    layer->delta_next = first->delta_ready && first->delta_writers == 1 ? layer->inputs[0] : NULL;
+}
+
 static bool backward(struct layer *layer, const struct pass *pass, struct error *error)
 {
     (void)error;
     struct work work = {.layer = layer};
     for (int i = 0; i < 2; i++) work.targets[i] = layer_delta_target(layer, i);
-    thread_pool_run(pass->pool, pass->images, backward_task, &work);
+    if (!layer->delta_seen) thread_pool_run(pass->pool, pass->images, backward_task, &work);
     return true;
 }
 
@@ -250,5 +274,5 @@ static void destroy(struct layer *layer)
 const struct layer_type shortcut_layer_type = {
     .name = "shortcut", .help = "adds the output of an earlier layer", .options = options,
     .settings_size = sizeof(struct shortcut_settings),
-    .create = create, .forward = forward, .backward = backward, .destroy = destroy,
+    .create = create, .arrays_known = arrays_known, .forward = forward, .backward = backward, .destroy = destroy,
 };
