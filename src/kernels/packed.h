@@ -56,8 +56,8 @@ struct packed_input {
 struct image_done {
     void (*function)(void *context, int image);
     void *context;
-    const float *reads[2]; // maps that it reads besides, fetched in good time; or NULL
-    size_t image_floats;   // of each of them, for each image
+    const float *reads;  // what it reads besides, fetched in good time; or NULL
+    size_t image_floats; // of that, for each image
 };
 
 // Each image is quantized and then convolved while its bytes are in the cache; the bytes are kept for the weight gradient.

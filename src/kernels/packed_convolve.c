@@ -28,8 +28,8 @@ struct convolve_work {
 #define MOST_AHEAD ((size_t)384 << 10) // bytes of an image that are worth fetching: a part of the second cache
 
 struct fetch {
-    const char *regions[4];
-    size_t bytes[4], step; // step: to fetch at a time
+    const char *regions[3];
+    size_t bytes[3], step; // step: to fetch at a time
     int count, current;
 };
 
@@ -65,9 +65,8 @@ static struct fetch fetch_plan(const struct convolve_work *work, int image, bool
     const struct source *source = &work->quantization->input->source;
     struct fetch fetch = {.count = 0};
     size_t floats = (size_t)map->blocks * BLOCK_CHANNELS * (size_t)map->height * (size_t)map->width, next = (size_t)(image + 1) * floats;
-    for (int i = 0; i < 2; i++)
-        if (work->done.reads[i])
-            fetch_add(&fetch, work->done.reads[i] + (size_t)image * work->done.image_floats, work->done.image_floats * sizeof(float));
+    if (work->done.reads)
+        fetch_add(&fetch, work->done.reads + (size_t)image * work->done.image_floats, work->done.image_floats * sizeof(float));
     if (!last) fetch_add(&fetch, source->x + next, floats * sizeof(float));
     if (!last && source->kind == SOURCE_ERROR) fetch_add(&fetch, source->delta + next, floats * sizeof(float));
     size_t total = 0;

@@ -238,53 +238,74 @@ struct error_sums {
     vector_int largest;
 };
 
-VECTOR_INLINE void add_error(struct error_sums *sums, const struct source_vectors *s, vector_float mean, int pixel, enum piecewise activation,
-                             const bool native)
+VECTOR_INLINE void add_error(struct error_sums *sums, const struct source_vectors *s, vector_float mean, int pixel, vector_float d,
+                             enum piecewise activation, const bool native)
 {
-    vector_float x = vector_load(s->x + (size_t)pixel * BLOCK_CHANNELS), d = vector_load(s->delta + (size_t)pixel * BLOCK_CHANNELS);
+    vector_float x = vector_load(s->x + (size_t)pixel * BLOCK_CHANNELS);
     if (activation != PIECEWISE_LINEAR) d = piecewise_error(activation, x * s->multiplier + s->offset, d, native);
     sums->sum += d;
     sums->product += d * (x - mean);
     sums->largest = vector_maximum(sums->largest, d, native);
 }
 
+// The next pixel's error; where there are gates it passes them, in memory too.
+VECTOR_INLINE vector_float gated_error(float *delta, int pixel, vector_bits *gates, const bool GATED)
+{
+    vector_float d = vector_load(delta + (size_t)pixel * BLOCK_CHANNELS);
+    if (!GATED) return d;
+    d = vector_where((vector_int)*gates >> 31, d);
+    *gates <<= 1;
+    vector_store(delta + (size_t)pixel * BLOCK_CHANNELS, d);
+    return d;
+}
+
 // sums = {sum d, sum d * (x - mean)} with d = delta * activation'(m * x + o); largest = max |d|. Even and odd pixels apart.
-VECTOR_INLINE void sum_errors(const struct source *source, const float *mean, int pixels, float *sums, float *largest, enum piecewise activation,
-                              const bool native)
+VECTOR_INLINE void sum_errors(const struct source *source, float *delta, const int32_t *gates, const float *mean, int pixels, float *sums,
+                              float *largest, enum piecewise activation, const bool GATED, const bool native)
 {
     struct source_vectors s = source_open(source, SOURCE_NORMALIZED);
     vector_float middle = vector_load(mean);
     struct error_sums even = {{0}, {0}, {0}}, odd = {{0}, {0}, {0}};
-    int p = 0;
-    for (; p + 2 <= pixels; p += 2) {
-        add_error(&even, &s, middle, p, activation, native);
-        add_error(&odd, &s, middle, p + 1, activation, native);
+    vector_bits open = {0};
+    for (int first = 0; first < pixels; first += GATE_PIXELS) {
+        int p = first, end = first + GATE_PIXELS < pixels ? first + GATE_PIXELS : pixels;
+        if (GATED) memcpy(&open, gates + (size_t)(first / GATE_PIXELS) * BLOCK_CHANNELS, sizeof open);
+        for (; p + 2 <= end; p += 2) {
+            add_error(&even, &s, middle, p, gated_error(delta, p, &open, GATED), activation, native);
+            add_error(&odd, &s, middle, p + 1, gated_error(delta, p + 1, &open, GATED), activation, native);
+        }
+        if (p < end) add_error(&even, &s, middle, p, gated_error(delta, p, &open, GATED), activation, native);
     }
-    if (p < pixels) add_error(&even, &s, middle, p, activation, native);
     vector_store(largest, (vector_float)vector_maximum(even.largest, (vector_float)odd.largest, native));
     vector_store(sums, even.sum + odd.sum);
     vector_store(sums + BLOCK_CHANNELS, even.product + odd.product);
 }
 
-VECTOR_INLINE void sum_error_block_body(const struct source *source, const float *mean, int pixels, float *sums, float *largest, const bool native)
+VECTOR_INLINE void sum_error_block_body(const struct source *source, float *delta, const int32_t *gates, const float *mean, int pixels, float *sums,
+                                        float *largest, const bool native)
 {
-    if (source->activation == PIECEWISE_LINEAR)
-        sum_errors(source, mean, pixels, sums, largest, PIECEWISE_LINEAR, native);
+    if (gates && source->activation == PIECEWISE_LINEAR)
+        sum_errors(source, delta, gates, mean, pixels, sums, largest, PIECEWISE_LINEAR, true, native);
+    else if (gates)
+        sum_errors(source, delta, gates, mean, pixels, sums, largest, source->activation, true, native);
+    else if (source->activation == PIECEWISE_LINEAR)
+        sum_errors(source, delta, NULL, mean, pixels, sums, largest, PIECEWISE_LINEAR, false, native);
     else if (source->activation == PIECEWISE_RELU)
-        sum_errors(source, mean, pixels, sums, largest, PIECEWISE_RELU, native);
+        sum_errors(source, delta, NULL, mean, pixels, sums, largest, PIECEWISE_RELU, false, native);
     else
-        sum_errors(source, mean, pixels, sums, largest, source->activation, native);
+        sum_errors(source, delta, NULL, mean, pixels, sums, largest, source->activation, false, native);
 }
-VECTORIZED_VERSIONS(static, sum_error_block, (const struct source *source, const float *mean, int pixels, float *sums, float *largest), source, mean,
-                    pixels, sums, largest)
+VECTORIZED_VERSIONS(static, sum_error_block, (const struct source *source, float *delta, const int32_t *gates, const float *mean, int pixels, float *sums,
+                    float *largest), source, delta, gates, mean, pixels, sums, largest)
 
-void batch_normalization_sum_error_image(struct batch_normalization *norm, const float *x, const float *delta, enum piecewise activation,
-                                         int image)
+void batch_normalization_sum_error_image(struct batch_normalization *norm, const float *x, float *delta, const int32_t *gates,
+                                         enum piecewise activation, int image)
 {
     struct source map = batch_normalization_error_source(norm, x, delta, activation);
     for (int block = 0; block < norm->blocks; block++) {
         struct source source = source_of_block(&map, image, block, norm->blocks, (size_t)norm->plane);
-        sum_error_block(&source, norm->mean + block * BLOCK_CHANNELS, norm->plane, pair_at(norm, norm->sums, image, block),
+        sum_error_block(&source, delta + block_at(norm, image, block), gates ? gates + (size_t)block * gate_words((size_t)norm->plane) : NULL,
+                        norm->mean + block * BLOCK_CHANNELS, norm->plane, pair_at(norm, norm->sums, image, block),
                         norm->largest_errors + (image * norm->blocks + block) * BLOCK_CHANNELS);
     }
 }
@@ -344,7 +365,7 @@ static void sum_error_task(void *context, int image, int thread)
     struct batch_normalization *norm = work->norm;
     size_t start = block_at(norm, image, 0), size = block_at(norm, 1, 0);
     if (work->activation != ACTIVATION_LINEAR) activation_gradient(work->activation, work->y + start, work->delta + start, size);
-    batch_normalization_sum_error_image(norm, work->x, work->delta, work->piecewise, image);
+    batch_normalization_sum_error_image(norm, work->x, work->delta, NULL, work->piecewise, image);
 }
 
 static void write_error_task(void *context, int image, int thread)

@@ -40,7 +40,7 @@ float *layer_input_delta(struct layer *layer, int i, bool *accumulate)
 static void call_delta_ready(void *context, int image)
 {
     struct layer *layer = context;
-    layer->delta_ready(layer, image);
+    layer->delta_ready(layer, image, NULL);
 }
 
 struct delta_target layer_delta_target(struct layer *layer, int i)
@@ -50,8 +50,7 @@ struct delta_target layer_delta_target(struct layer *layer, int i)
     target.values = layer_input_delta(layer, i, &target.accumulate);
     if (!target.values || !input->delta_ready || input->delta_written_count < input->delta_writers) return target;
     input->delta_seen = true;
-    const float *raw = input->raw ? input->raw : input->output, *next = input->delta_next ? input->delta_next->raw : NULL;
-    target.done = (struct image_done){call_delta_ready, input, {raw, next}, shape_stored(input->output_shape)};
+    target.done = (struct image_done){call_delta_ready, input, input->delta_reads, shape_stored(input->output_shape)};
     return target;
 }
 
@@ -260,11 +259,15 @@ static bool allocate_maps(struct network *network, struct diagnostics *diagnosti
     }
     if (good) good = (network->scores = memory_allocate(images * shape_size(network->output_layer->output_shape), sizeof(float), &error)) != NULL;
     if (good && !first->reads_planar) network->blocked_input = memory_allocate(images * shape_stored(network->input_shape), sizeof(float), &error);
-    for (int i = 0; good && i < network->layer_count; i++)
-        if (network->layers[i]->type->arrays_known) network->layers[i]->type->arrays_known(network->layers[i]);
-    if (good && (network->blocked_input || first->reads_planar)) return true;
-    diagnostics_add(diagnostics, 1, "net", "%s", error.message);
-    return false;
+    if (!good || !(network->blocked_input || first->reads_planar)) {
+        diagnostics_add(diagnostics, 1, "net", "%s", error.message);
+        return false;
+    }
+    for (int i = 0; i < network->layer_count; i++) {
+        struct layer *layer = network->layers[i];
+        if (layer->type->arrays_known && !layer->type->arrays_known(layer, diagnostics)) return false;
+    }
+    return true;
 }
 
 // Adds the layer of one section. false if its shape is not known, so that nothing can follow.
