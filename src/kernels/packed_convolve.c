@@ -225,6 +225,7 @@ static void zero_point_sums(const struct packed_convolution *packed, const int8_
 }
 
 #define WORTH_FETCHING 2048 // bytes of an image: less is in the second cache anyway
+#define MOST_BYTES 16384    // of images that are so small: as many as stay in the first cache while a tile is made
 #define MOST_TILES 4        // whose totals fit the first cache beside an image
 
 static const uint8_t *gradient_pixels(const struct packed_map *a, int image, int block)
@@ -235,6 +236,13 @@ static const uint8_t *gradient_pixels(const struct packed_map *a, int image, int
 static const int8_t *gradient_errors(const struct packed_map *e, int image, int first_out)
 {
     return e->quads + ((size_t)image * (size_t)e->blocks + (size_t)(first_out / BLOCK_CHANNELS)) * e->quads_block;
+}
+
+// Images to be given to the kernel at a time.
+static int gradient_images(const struct packed_convolution *packed)
+{
+    size_t bytes = packed->activations.block_bytes + packed->errors.quads_block;
+    return bytes < WORTH_FETCHING && !packed->activations.zero_point ? (int)(MOST_BYTES / bytes) : 1;
 }
 
 // Fetches the bytes of an image that a task reads.
@@ -306,17 +314,20 @@ static void gradient_task(void *context, int task, int thread)
     struct gradient_job job = {.taps = window, .row_taps = s->kernel_width, .tap_offsets = packed->gradient_offsets, .height = e->height,
                                .width = e->width, .row_quads = e->row_quads, .pixel_bytes = (size_t)s->stride * BLOCK_CHANNELS,
                                .row_bytes = (size_t)s->stride * a->row_bytes, .largest_input = largest_byte(a),
-                               .largest_error = (int)mls_largest_integer(&e->format), .corrections = a->zero_point ? corrections : NULL};
+                               .largest_error = (int)mls_largest_integer(&e->format), .corrections = a->zero_point ? corrections : NULL,
+                               .image_pixels = a->image_bytes, .image_quads = (size_t)e->blocks * e->quads_block,
+                               .image_in_scales = (size_t)a->blocks * BLOCK_CHANNELS, .image_out_scales = (size_t)e->blocks * BLOCK_CHANNELS};
     memset(totals, 0, (size_t)(end - first) * size * sizeof *totals);
     if (wide) memset(wide, 0, (size_t)(end - first) * size * sizeof *wide);
-    for (int image = 0; image < work->images; image++) {
-        if (image + 1 < work->images) gradient_fetch(packed, image + 1, block, first * GRADIENT_CHANNELS, end * GRADIENT_CHANNELS);
+    for (int image = 0; image < work->images; image += job.images) {
+        job.images = minimum(gradient_images(packed), work->images - image);
+        if (image + job.images < work->images) gradient_fetch(packed, image + job.images, block, first * GRADIENT_CHANNELS, end * GRADIENT_CHANNELS);
         for (int tile = first; tile < end; tile++) {
             gradient_aim(packed, image, block, tile * GRADIENT_CHANNELS, corrections, &job);
             if (wide)
-                packed->request.kernels->gradient_image_sums(&job, wide + (size_t)(tile - first) * size);
+                packed->request.kernels->gradient_images_sums(&job, wide + (size_t)(tile - first) * size);
             else
-                packed->request.kernels->gradient_image(&job, totals + (size_t)(tile - first) * size);
+                packed->request.kernels->gradient_images(&job, totals + (size_t)(tile - first) * size);
         }
     }
     for (int tile = first; tile < end; tile++, totals += size) {
