@@ -1,23 +1,27 @@
 #include "train/sgd.h"
 
-#include <math.h>
+#include <string.h>
 
 #include "base/vector.h"
 
-// Returns a number that is finite if all new weights are.
-VECTORIZED static float update(const struct sgd *sgd, float decay, float *weights, float *gradients, float *momentum,
-                               size_t count)
+// Whether all new weights are finite.
+VECTORIZED static bool update(const struct sgd *sgd, float decay, float *weights, float *gradients, float *momentum, size_t count)
 {
-    float rate = sgd->rate, keep = sgd->momentum, check = 0;
+    const int32_t infinity = 0x7f800000; // no bit pattern of a finite number's magnitude is larger
+    float rate = sgd->rate, keep = sgd->momentum;
+    int32_t largest = 0;
     for (size_t i = 0; i < count; i++) {
         float g = gradients[i] + decay * weights[i];
         float v = keep * momentum[i] + g;
         momentum[i] = v;
         weights[i] -= rate * (sgd->nesterov ? g + keep * v : v);
         gradients[i] = 0;
+        int32_t bits;
+        memcpy(&bits, &weights[i], sizeof bits);
+        bits &= 0x7fffffff;
+        largest = bits > largest ? bits : largest;
     }
-    for (size_t i = 0; i < count; i++) check += 0 * weights[i]; // 0, or NaN
-    return check;
+    return largest < infinity;
 }
 
 struct work {
@@ -32,7 +36,7 @@ static void update_task(void *context, int task, int thread)
     struct work *work = context;
     struct parameter *p = work->network->parameters[task];
     if (!p->gradient) return;
-    if (!isfinite(update(work->sgd, p->decay ? work->sgd->decay : 0, p->value, p->gradient, p->momentum, p->count)))
+    if (!update(work->sgd, p->decay ? work->sgd->decay : 0, p->value, p->gradient, p->momentum, p->count))
         __atomic_store_n(&work->failed, task, __ATOMIC_RELAXED);
 }
 

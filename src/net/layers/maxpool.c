@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/vector.h"
 #include "net/network.h"
 
 struct maxpool_settings {
@@ -54,37 +55,57 @@ static bool create(struct layer *layer, struct diagnostics *diagnostics)
     return pool->offsets && (pool->winners = layer_allocate(layer, count, sizeof *pool->winners, diagnostics)) != NULL;
 }
 
-// The largest values of one window of a block, the first among equals; a window outside the picture gives 0.
-VECTOR_INLINE void window_maximum(const struct maxpool *pool, struct shape in, const float *block, int y, int x, float largest[BLOCK_CHANNELS],
-                           int winners[BLOCK_CHANNELS])
+typedef uint16_t vector_positions __attribute__((vector_size(2 * BLOCK_CHANNELS)));
+
+// A window of a block of channels as far as it was looked at: 1 + the position of the largest value, 0 at the start.
+struct window {
+    vector_float largest;
+    vector_int winners;
+};
+
+// The first among equals stays; a NaN wins.
+VECTOR_INLINE vector_int stays(vector_float largest, vector_float v, const bool native)
 {
-    for (int i = 0; i < BLOCK_CHANNELS; i++) winners[i] = 0;
-    for (int ky = 0; ky < pool->size; ky++)
-        for (int kx = 0; kx < pool->size; kx++) {
-            int r = y * pool->stride + ky - pool->offset, c = x * pool->stride + kx - pool->offset;
-            if (r < 0 || r >= in.height || c < 0 || c >= in.width) continue;
-            const float *values = block + (size_t)(r * in.width + c) * BLOCK_CHANNELS;
-            for (int i = 0; i < BLOCK_CHANNELS; i++) {
-                bool wins = winners[i] == 0 || !(values[i] <= largest[i]); // a NaN wins
-                largest[i] = wins ? values[i] : largest[i];
-                winners[i] = wins ? 1 + ky * pool->size + kx : winners[i];
-            }
-        }
-    for (int i = 0; i < BLOCK_CHANNELS; i++) largest[i] = winners[i] == 0 ? 0 : largest[i];
+    if (native) return v <= largest;
+    int32_t mask[BLOCK_CHANNELS];
+    float a[BLOCK_CHANNELS], b[BLOCK_CHANNELS];
+    vector_store(a, v);
+    vector_store(b, largest);
+    for (int i = 0; i < BLOCK_CHANNELS; i++) mask[i] = a[i] <= b[i] ? -1 : 0;
+    vector_int result;
+    memcpy(&result, mask, sizeof result);
+    return result;
 }
 
-VECTORIZED static void pool_block(const struct maxpool *pool, struct shape in, struct shape out, const float *block, float *output,
-                                  uint16_t *winners)
+VECTOR_INLINE void window_add(struct window *w, vector_float v, int32_t position, bool first, const bool native)
+{
+    vector_int old = first ? (vector_int){0} : stays(w->largest, v, native);
+    w->largest = (vector_float)(((vector_int)w->largest & old) | ((vector_int)v & ~old));
+    w->winners = (w->winners & old) | ((1 + position) & ~old);
+}
+
+// A window outside the picture gives 0.
+VECTOR_INLINE void pool_block_body(const struct maxpool *pool, struct shape in, struct shape out, const float *block, float *output,
+                                   uint16_t *winners, const bool native)
 {
     for (int y = 0; y < out.height; y++)
         for (int x = 0; x < out.width; x++, output += BLOCK_CHANNELS, winners += BLOCK_CHANNELS) {
-            float largest[BLOCK_CHANNELS];
-            int positions[BLOCK_CHANNELS];
-            window_maximum(pool, in, block, y, x, largest, positions);
-            memcpy(output, largest, sizeof largest);
-            for (int i = 0; i < BLOCK_CHANNELS; i++) winners[i] = (uint16_t)positions[i];
+            struct window w = {{0}, {0}};
+            bool first = true;
+            for (int ky = 0; ky < pool->size; ky++)
+                for (int kx = 0; kx < pool->size; kx++) {
+                    int r = y * pool->stride + ky - pool->offset, c = x * pool->stride + kx - pool->offset;
+                    if (r < 0 || r >= in.height || c < 0 || c >= in.width) continue;
+                    window_add(&w, vector_load(block + (size_t)(r * in.width + c) * BLOCK_CHANNELS), ky * pool->size + kx, first, native);
+                    first = false;
+                }
+            vector_store(output, w.largest);
+            vector_positions positions = __builtin_convertvector(w.winners, vector_positions);
+            memcpy(winners, &positions, sizeof positions);
         }
 }
+VECTORIZED_VERSIONS(static, pool_block, (const struct maxpool *pool, struct shape in, struct shape out, const float *block, float *output,
+                    uint16_t *winners), pool, in, out, block, output, winners)
 
 static void forward_task(void *context, int image, int thread)
 {
@@ -120,6 +141,34 @@ struct work {
     struct delta_target target;
 };
 
+// Windows that lie side by side and cover the whole picture: every number of the input's error is written once.
+static bool covers(const struct maxpool *pool, struct shape in)
+{
+    return pool->size == pool->stride && pool->offset == 0 && in.height % pool->size == 0 && in.width % pool->size == 0;
+}
+
+VECTOR_INLINE void spread_block_body(const struct maxpool *pool, struct shape in, struct shape out, const float *errors, const uint16_t *winners,
+                                     float *delta, bool accumulate, const bool native)
+{
+    for (int y = 0; y < out.height; y++)
+        for (int x = 0; x < out.width; x++, errors += BLOCK_CHANNELS, winners += BLOCK_CHANNELS) {
+            vector_positions positions;
+            memcpy(&positions, winners, sizeof positions);
+            vector_int winner = __builtin_convertvector(positions, vector_int);
+            vector_float e = vector_load(errors);
+            float *corner = delta + (size_t)(y * pool->stride * in.width + x * pool->stride) * BLOCK_CHANNELS;
+            for (int k = 0; k < pool->size * pool->size; k++) {
+                // Positions are small numbers: d - 1 and -d - 1 are both negative for d = 0 alone.
+                vector_int difference = winner - (k + 1), same = native ? difference == 0 : ((difference - 1) & (-difference - 1)) >> 31;
+                vector_float value = vector_where(same, e);
+                float *to = corner + pool->offsets[k];
+                vector_store(to, accumulate ? vector_load(to) + value : value);
+            }
+        }
+}
+VECTORIZED_VERSIONS(static, spread_block, (const struct maxpool *pool, struct shape in, struct shape out, const float *errors, const uint16_t *winners,
+                    float *delta, bool accumulate), pool, in, out, errors, winners, delta, accumulate)
+
 static void backward_task(void *context, int image, int thread)
 {
     (void)thread;
@@ -128,8 +177,14 @@ static void backward_task(void *context, int image, int thread)
     struct shape in = work->layer->input_shape, out = work->layer->output_shape;
     float *delta = work->target.values + (size_t)image * shape_stored(in);
     size_t at = (size_t)image * shape_stored(out);
-    if (!work->target.accumulate) memset(delta, 0, shape_stored(in) * sizeof(float));
-    for (int block = 0; block < blocked_count(in.channels); block++, delta += shape_pixels(in) * BLOCK_CHANNELS)
+    bool once = covers(pool, in);
+    for (int block = 0; once && block < blocked_count(in.channels); block++) {
+        size_t from = at + (size_t)block * shape_pixels(out) * BLOCK_CHANNELS;
+        spread_block(pool, in, out, work->layer->delta + from, pool->winners + from, delta + (size_t)block * shape_pixels(in) * BLOCK_CHANNELS,
+                     work->target.accumulate);
+    }
+    if (!once && !work->target.accumulate) memset(delta, 0, shape_stored(in) * sizeof(float));
+    for (int block = 0; !once && block < blocked_count(in.channels); block++, delta += shape_pixels(in) * BLOCK_CHANNELS)
         for (int y = 0; y < out.height; y++)
             for (int x = 0; x < out.width; x++) {
                 int corner = ((y * pool->stride - pool->offset) * in.width + x * pool->stride - pool->offset) * BLOCK_CHANNELS;
