@@ -62,7 +62,9 @@ mlsnet: $(BUILD)/mlsnet
 	cp $< $@
 
 $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(BUILD)/objects.a
-	$(CC) $(ALL_LDFLAGS) $^ -lcmocka $(LIBRARIES) -o $@
+	$(CC) $(ALL_LDFLAGS) $^ -lcmocka $(TEST_LIBRARIES) $(LIBRARIES) -o $@
+# These write JPEG files.
+$(BUILD)/tests/test_pictures $(BUILD)/tests/test_folders: TEST_LIBRARIES = -ljpeg
 
 programs: $(BUILD)/mlsnet $(TEST_PROGRAMS)
 
