@@ -11,9 +11,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 // The size that a file declares, without decoding it; large ones are left to the tests.
 static bool is_small(const uint8_t *data, size_t size)
 {
-    if (size > 24 && data[0] == 0x89)
-        return (long)((uint32_t)data[16] << 24 | data[17] << 16 | data[18] << 8 | data[19]) *
-                   (long)((uint32_t)data[20] << 24 | data[21] << 16 | data[22] << 8 | data[23]) <= MOST_PIXELS;
+    if (size > 24 && data[0] == 0x89) {
+        uint64_t width = (uint32_t)data[16] << 24 | data[17] << 16 | data[18] << 8 | data[19];
+        uint64_t height = (uint32_t)data[20] << 24 | data[21] << 16 | data[22] << 8 | data[23];
+        return width * height <= MOST_PIXELS || width * height > (uint64_t)LARGEST_PICTURE;
+    }
     for (size_t i = 2; i + 9 < size; i++)
         if (data[i] == 0xff && data[i + 1] >= 0xc0 && data[i + 1] <= 0xc2 &&
             (long)(data[i + 5] << 8 | data[i + 6]) * (data[i + 7] << 8 | data[i + 8]) > MOST_PIXELS)

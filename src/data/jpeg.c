@@ -18,6 +18,41 @@
 #define STBI_ASSERT(x) ((void)0) // a library does not end the process
 #include <stb/stb_image.h>
 
+// Debian bookworm's stb_image writes behind its tables if a Huffman table claims more than 256 codes.
+// A table may reach beyond its segment, and beyond the file, where stb_image reads zeros.
+static bool huffman_tables_fit(const uint8_t *segment, long length, size_t left)
+{
+    while (length > 0) {
+        size_t codes = 0;
+        for (size_t i = 1; i <= 16 && i < left; i++) codes += segment[i];
+        if (codes > 256) return false;
+        size_t table = 17 + codes;
+        if (table >= left) return true;
+        segment += table;
+        left -= table;
+        length -= (long)table;
+    }
+    return true;
+}
+
+// Looks at all DHT segments of the file; where its structure is wrong otherwise, stb_image finds that out.
+static bool tables_fit(const uint8_t *data, size_t size)
+{
+    size_t at = 2;
+    while (at + 4 <= size) {
+        // To the next marker, over what is between segments and over coded data, in which FF stands before 00 and restarts only.
+        if (data[at] != 0xff || data[at + 1] == 0 || data[at + 1] == 0xff || (data[at + 1] >= 0xd0 && data[at + 1] <= 0xd7)) {
+            at++;
+            continue;
+        }
+        size_t length = (size_t)(data[at + 2] << 8 | data[at + 3]);
+        if (length < 2) return true;
+        if (data[at + 1] == 0xc4 && !huffman_tables_fit(data + at + 4, (long)length - 2, size - at - 4)) return false;
+        at += 2 + length;
+    }
+    return true;
+}
+
 static bool damaged(const uint8_t *data, size_t size, struct error *error)
 {
     bool has_end = false;
@@ -66,6 +101,7 @@ static bool decode_cmyk(stbi__jpeg *j, const uint8_t *data, size_t size, struct 
 
 static bool decode(stbi__jpeg *j, const uint8_t *data, size_t size, struct picture *picture, struct error *error)
 {
+    if (!tables_fit(data, size)) return error_set(error, "cannot decode the JPEG: a Huffman table of more than 256 codes");
     stbi__start_mem(j->s, data, (int)size);
     stbi__setup_jpeg(j);
     if (!stbi__decode_jpeg_header(j, STBI__SCAN_header)) return damaged(data, size, error);
