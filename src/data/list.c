@@ -36,7 +36,8 @@ static bool lines_read(const char *path, struct lines *lines, struct error *erro
     *lines = (struct lines){0};
     if (!(lines->text = (char *)file_read(path, LARGEST, &size, error))) return false;
     for (size_t i = 0; i < size; i++) most += lines->text[i] == '\n';
-    if (most > 0x7fffffff || !(lines->items = memory_allocate(most, sizeof *lines->items, error))) return false;
+    if (most > 0x7fffffff) return error_set(error, "%s: too many lines", path);
+    if (!(lines->items = memory_allocate(most, sizeof *lines->items, error))) return false;
     char *rest = lines->text;
     for (char *line; (line = strtok_r(rest, "\r\n", &rest));) {
         line += strspn(line, " \t");

@@ -123,7 +123,7 @@ static bool prepare_views(struct preparer *p, uint64_t epoch, int index, const s
     return true;
 }
 
-// false: the picture is bad; or in `fatal` another failure.
+// false: the picture is bad.
 static bool prepare_one(struct preparer *p, uint64_t epoch, int index, float *out, size_t crop_stride, struct error *error)
 {
     if (p->as_stored) {
