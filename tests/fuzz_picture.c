@@ -6,7 +6,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-#define MOST_PIXELS (1L << 22) // larger ones are decoded by the decoders' own rules and take only time here
+#define MOST_PIXELS (1L << 18) // larger ones are decoded by the decoders' own rules and take only time here
 
 // The size that a file declares, without decoding it; large ones are left to the tests.
 static bool is_small(const uint8_t *data, size_t size)
