@@ -230,7 +230,7 @@ int mlsnet_network_train_step(mlsnet_network *n, const float *input, const int *
     struct error problem;
     double loss = 0;
     long correct = 0;
-    struct batch batch = {n->network->max_images * n->network->settings.subdivisions, input, labels};
+    struct batch batch = {.images = n->network->max_images * n->network->settings.subdivisions, .input = input, .labels = labels, .crops = 1};
     if (!trainer_step(n->network, &n->training, &batch, step, total, &loss, &correct, &problem)) return finish(false, &problem, error);
     n->steps = step + 1;
     *mean_loss = loss / batch.images;

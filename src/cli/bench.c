@@ -56,24 +56,24 @@ static bool create_random(struct bench *b, struct error *error)
     struct random_stream stream = {1, 0};
     for (size_t i = 0; i < count; i++) b->random_input[i] = random_normal(&stream);
     for (int i = 0; i < images; i++) b->random_labels[i] = (int)random_below(&stream, (uint32_t)classes);
-    b->random = (struct batch){images, b->random_input, b->random_labels};
+    b->random = (struct batch){.images = images, .input = b->random_input, .labels = b->random_labels, .crops = 1};
     return true;
 }
 
 static bool open_batches(struct bench *b, struct error *error)
 {
     if (b->options.random) return create_random(b, error);
-    return loader_create(b->session.dataset, !b->options.evaluation, b->session.network->settings.batch, 1, &b->loader, error) &&
-           loader_start(b->loader, 0, 0, error);
+    const struct loader_request request = {.dataset = b->session.dataset, .training = !b->options.evaluation,
+                                           .batch = b->session.network->settings.batch, .seed = 1};
+    return loader_create(&request, &b->loader, error) && loader_start(b->loader, 0, 0, error);
 }
 
 static bool next_batch(struct bench *b, struct batch *batch, struct error *error)
 {
-    *batch = b->loader ? loader_next(b->loader) : b->random;
+    *batch = b->random;
+    if (b->loader && !loader_next(b->loader, batch, error)) return false;
     if (batch->images > 0) return true;
-    if (!loader_start(b->loader, 0, 0, error)) return false;
-    *batch = loader_next(b->loader);
-    return true;
+    return loader_start(b->loader, 0, 0, error) && loader_next(b->loader, batch, error);
 }
 
 // ---------------------------------------------------------------------------------------------

@@ -3,12 +3,14 @@
 #include <stdio.h>
 
 #include "cli/command.h"
+#include "cli/predictions.h"
 #include "cli/session.h"
 #include "train/trainer.h"
 
 struct options {
     struct session_request session;
-    const char *checkpoint, *confusion;
+    const char *checkpoint, *confusion, *predictions;
+    int top;
     bool json;
 };
 
@@ -16,6 +18,7 @@ static struct json_object *json_of(const struct metrics *m, const struct dataset
 {
     struct json_object *o = json_object_new_object(), *classes = json_object_new_array();
     json_object_object_add(o, "images", json_object_new_int64(m->images));
+    json_object_object_add(o, "skipped", json_object_new_int(split_skipped(&dataset->test)));
     json_object_object_add(o, "loss", json_object_new_double(m->loss_sum / (double)m->images));
     json_object_object_add(o, "top1", json_object_new_double((double)m->top1 / (double)m->images));
     json_object_object_add(o, "top5", json_object_new_double((double)m->top5 / (double)m->images));
@@ -60,15 +63,31 @@ static int write_confusion(const char *path, const struct metrics *m, const stru
     return 1;
 }
 
+static bool measure(const struct options *o, struct session *session, struct metrics *metrics, struct error *error)
+{
+    const struct loader_request request = {.dataset = session->dataset, .batch = session->network->max_images, .seed = 1,
+                                           .crops = session->data.crops};
+    struct predictions predictions = {0};
+    struct loader *loader = NULL;
+    int top = o->top ? o->top : session->darknet.top ? session->darknet.top : 5;
+    if (!checkpoint_load(o->checkpoint, session->network, NULL, error) || !loader_create(&request, &loader, error)) return false;
+    bool good = !o->predictions || predictions_open(&predictions, o->predictions, session->dataset, top, error);
+    good = good && evaluate(session->network, loader, metrics, o->predictions ? predictions_add : NULL, &predictions, error);
+    if (predictions.file && !predictions_close(&predictions, good ? error : NULL)) good = false;
+    loader_destroy(loader);
+    if (good && metrics->images == 0) good = error_set(error, "no picture could be read");
+    return good;
+}
+
 static int run(const struct options *o, struct session *session)
 {
     struct error error;
-    struct loader *loader = NULL;
     struct metrics metrics = {0};
+    const struct split *test = &session->dataset->test;
     int status = 0;
-    if (!checkpoint_load(o->checkpoint, session->network, NULL, &error) ||
-        !loader_create(session->dataset, false, session->network->max_images, 1, &loader, &error) ||
-        !evaluate(session->network, loader, &metrics, NULL, NULL, &error)) {
+    bool good = measure(o, session, &metrics, &error);
+    for (int i = 0; i < split_skipped(test); i++) fprintf(stderr, "mlsnet eval: skipped %s\n", split_skipped_text(test, i));
+    if (!good) {
         fprintf(stderr, "mlsnet eval: %s\n", error.message);
         status = 1;
     } else if (o->json) {
@@ -80,7 +99,6 @@ static int run(const struct options *o, struct session *session)
     }
     if (status == 0 && o->confusion) status = write_confusion(o->confusion, &metrics, session->dataset);
     metrics_release(&metrics);
-    loader_destroy(loader);
     return status;
 }
 
@@ -91,13 +109,19 @@ int command_eval(int argc, char **argv)
         SESSION_ARGUMENTS(o.session),
         {"CHECKPOINT", ARGUMENT_POSITIONAL, &o.checkpoint, "a .safetensors file of the network"},
         {"--confusion", ARGUMENT_TEXT, &o.confusion, "write the confusion matrix to this CSV file (default: do not)"},
+        {"--predictions", ARGUMENT_TEXT, &o.predictions, "write each picture's path, label, likely classes, probabilities to this CSV file"},
+        {"--top", ARGUMENT_INT, &o.top, "classes of a picture there (default: 5, or top= of the .data file)"},
         {"--json", ARGUMENT_FLAG, &o.json, "print as JSON"},
         {0},
     };
     enum arguments_result result = arguments_parse(argc, argv, "CFG CHECKPOINT [options]", table);
     if (result != ARGUMENTS_GO_ON) return (int)result;
+    if (o.top < 0) {
+        fprintf(stderr, "mlsnet eval: --top: expected at least 1\n");
+        return 2;
+    }
     struct session session;
-    o.session.needs_data = true;
+    o.session.needs_data = o.session.without_train = true;
     int status = session_open(&session, &o.session);
     if (status == 0) status = run(&o, &session);
     session_close(&session);

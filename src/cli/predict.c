@@ -18,29 +18,19 @@ struct options {
 struct work {
     const struct options *options;
     struct session *session;
-    uint8_t *pixels;
     float *input;
+    int *top, top_count;
     struct json_object *rows; // NULL: plain text
 };
-
-// Index of the class with the r-th highest score.
-static int class_of_rank(const float *scores, int classes, int rank)
-{
-    for (int i = 0; i < classes; i++) {
-        int before = 0;
-        for (int j = 0; j < classes; j++) before += scores[j] > scores[i] || (scores[j] == scores[i] && j < i);
-        if (before == rank) return i;
-    }
-    return 0;
-}
 
 static void report(const struct work *work, const char *path, const float *scores, int classes)
 {
     const struct dataset *dataset = work->session->dataset;
     struct json_object *row = json_object_new_object(), *list = json_object_new_array();
     if (!work->rows) printf("%s:", path);
-    for (int r = 0; r < work->options->top && r < classes; r++) {
-        int c = class_of_rank(scores, classes, r);
+    metrics_top(scores, classes, work->top_count, work->top);
+    for (int r = 0; r < work->top_count; r++) {
+        int c = work->top[r];
         if (!work->rows) printf("%s %s %.2f %%", r ? "," : "", dataset->names[c], 100 * (double)scores[c]);
         struct json_object *entry = json_object_new_object();
         json_object_object_add(entry, "class", json_object_new_string(dataset->names[c]));
@@ -59,11 +49,9 @@ static void report(const struct work *work, const char *path, const float *score
 static bool predict(const struct work *work, const char *path, struct error *error)
 {
     struct network *network = work->session->network;
-    struct shape in = network->input_shape;
     int classes;
     struct pass pass = {.pool = network->pool, .images = 1};
-    if (!picture_read(path, in.channels, in.height, in.width, work->pixels, error)) return false;
-    dataset_normalize(work->session->dataset, work->pixels, work->input);
+    if (!dataset_read_picture(work->session->dataset, path, work->input, error)) return false;
     if (!network_forward(network, work->input, &pass, error)) return error_prefix(error, "%s: ", path);
     const float *scores = network_output(network, &classes);
     report(work, path, scores, classes);
@@ -75,10 +63,12 @@ static int run(const struct options *o, struct session *session)
 {
     struct error error;
     size_t size = shape_size(session->network->input_shape);
-    struct work work = {o, session, memory_allocate(size, 1, &error), memory_allocate(size + 64, sizeof(float), &error),
+    int classes = session->dataset->classes, top = o->top ? o->top : session->darknet.top ? session->darknet.top : 5;
+    struct work work = {o, session, memory_allocate(size + 64, sizeof(float), &error),
+                        memory_allocate((size_t)classes, sizeof(int), &error), top < classes ? top : classes,
                         o->json ? json_object_new_array() : NULL};
     int status = 0;
-    bool ready = work.pixels && work.input && checkpoint_load(o->checkpoint, session->network, NULL, &error);
+    bool ready = work.input && work.top && checkpoint_load(o->checkpoint, session->network, NULL, &error);
     if (!ready) {
         fprintf(stderr, "mlsnet predict: %s\n", error.message);
         status = 1;
@@ -90,19 +80,19 @@ static int run(const struct options *o, struct session *session)
     }
     if (ready && work.rows) puts(json_object_to_json_string_ext(work.rows, JSON_C_TO_STRING_PRETTY));
     json_object_put(work.rows);
-    memory_release(work.pixels);
+    memory_release(work.top);
     memory_release(work.input);
     return status;
 }
 
 int command_predict(int argc, char **argv)
 {
-    struct options o = {.session = SESSION_REQUEST_DEFAULTS, .top = 5};
+    struct options o = {.session = SESSION_REQUEST_DEFAULTS, .top = 0};
     const struct argument table[] = {
         SESSION_ARGUMENTS(o.session),
         {"CHECKPOINT", ARGUMENT_POSITIONAL, &o.checkpoint, "a .safetensors file of the network"},
         {"PICTURE", ARGUMENT_LIST, &o.pictures, "JPEG or PNG files"},
-        {"--top", ARGUMENT_INT, &o.top, "classes shown (default: 5)"},
+        {"--top", ARGUMENT_INT, &o.top, "classes shown (default: 5, or top= of the .data file)"},
         {"--json", ARGUMENT_FLAG, &o.json, "print as JSON"},
         {0},
     };
@@ -112,7 +102,12 @@ int command_predict(int argc, char **argv)
         fprintf(stderr, "mlsnet predict: no picture given; see mlsnet predict --help\n");
         return 2;
     }
+    if (o.top < 0) {
+        fprintf(stderr, "mlsnet predict: --top: expected at least 1\n");
+        return 2;
+    }
     struct session session;
+    o.session.without_train = o.session.without_test = true;
     o.session.needs_data = true; // for the names of the classes, mean and deviation
     o.session.max_images = 1;
     int status = session_open(&session, &o.session);

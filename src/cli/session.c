@@ -4,6 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/file.h"
+#include "cli/data_settings.h"
+
 static int fail(const char *text, int status)
 {
     fprintf(stderr, "mlsnet: %s\n", text);
@@ -52,21 +55,42 @@ static int open_network(struct session *session, const struct session_request *r
     return status;
 }
 
+// Pictures in memory are taken as they are, unless the cfg says how they become the network's size.
+static bool shape_fits(const struct session *session, const struct data_settings *settings)
+{
+    const struct shape in = session->network->input_shape;
+    const struct dataset *d = session->dataset;
+    bool same_size = d->picture_height == 0 || (d->picture_height == in.height && d->picture_width == in.width);
+    return d->channels == in.channels && (same_size || settings->darknet_crop || settings->area_crop || settings->resize);
+}
+
 static int open_data(struct session *session, const struct session_request *request)
 {
     struct error error;
-    const struct data_options *o = &session->data;
-    const struct network *network = session->network;
-    const struct data_settings settings = {.type = o->type, .path = o->path, .classes = o->classes, .names = o->names,
-                                           .mean_count = o->mean.count, .std_count = o->std.count, .mean = o->mean.floats,
-                                           .std = o->std.floats, .pad_crop = o->pad_crop, .flip = o->flip, .cutout = o->cutout};
-    if (!dataset_open(&settings, request->data, &session->dataset, &error)) return fail(error.message, 1);
+    struct data_settings settings;
+    const char *folder = request->data;
+    char parent[4096];
+    bool darknet = folder && file_exists(folder);
+    if (darknet) {
+        if (!darknet_data_read(folder, &session->darknet, &error)) return fail(error.message, 1);
+        const char *slash = strrchr(folder, '/');
+        snprintf(parent, sizeof parent, "%.*s", slash ? (int)(slash - folder) : 1, slash ? folder : ".");
+        folder = parent;
+    }
+    if (!data_settings_make(&session->data, session->network, darknet ? &session->darknet : NULL, &settings, &error)) {
+        fprintf(stderr, "%s: %s\n", request->cfg_path, error.message);
+        return 2;
+    }
+    settings.without_train = request->without_train;
+    settings.without_test = request->without_test;
+    if (!dataset_open(&settings, folder, &session->dataset, &error)) return fail(error.message, 1);
+    const struct shape in = session->network->input_shape;
     const struct dataset *d = session->dataset;
     int classes;
-    network_output(network, &classes);
-    if (d->channels != network->input_shape.channels || d->height != network->input_shape.height || d->width != network->input_shape.width) {
-        fprintf(stderr, "%s: [net] channels=%d height=%d width=%d: the data has %d, %d, %d\n", request->cfg_path,
-                network->input_shape.channels, network->input_shape.height, network->input_shape.width, d->channels, d->height, d->width);
+    network_output(session->network, &classes);
+    if (!shape_fits(session, &settings)) {
+        fprintf(stderr, "%s: [net] channels=%d height=%d width=%d: the data has %d, %d, %d\n", request->cfg_path, in.channels, in.height,
+                in.width, d->channels, d->picture_height, d->picture_width);
         return 2;
     }
     if (classes != d->classes) {
@@ -103,6 +127,7 @@ void session_close(struct session *session)
     thread_pool_destroy(session->pool);
     options_release(training_option_table, &session->training);
     options_release(data_option_table, &session->data);
+    darknet_data_release(&session->darknet);
     cfg_release(session->cfg);
     free(session->cfg_text);
 }

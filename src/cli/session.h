@@ -3,6 +3,7 @@
 #define CLI_SESSION_H
 
 #include "cli/arguments.h"
+#include "data/darknet.h"
 #include "data/data.h"
 #include "net/data_options.h"
 #include "net/network.h"
@@ -14,6 +15,7 @@ struct session_request {
     int threads; // 0: all cores the process may use
     int seed;    // -1: as the cfg says
     bool for_training, needs_data;
+    bool without_train, without_test; // of the data: these pictures are not needed
     int max_images; // 0: as the cfg says
 };
 #define SESSION_REQUEST_DEFAULTS {.seed = -1}
@@ -22,7 +24,7 @@ struct session_request {
 #define SESSION_ARGUMENTS(request)                                                                                   \
     {"CFG", ARGUMENT_POSITIONAL, &(request).cfg_path, "the network's cfg file"},                                     \
     {"--set", ARGUMENT_LIST, &(request).set, "KEY=VALUE or SECTION.KEY=VALUE: change an option; may be repeated"},   \
-    {"--data", ARGUMENT_TEXT, &(request).data, "folder of the data set, or its parent (default: $MLSNET_DATA, then the cfg)"}, \
+    {"--data", ARGUMENT_TEXT, &(request).data, "folder of the data set, or its parent, or a Darknet .data file (default: $MLSNET_DATA, then the cfg)"}, \
     {"--threads", ARGUMENT_INT, &(request).threads, "threads (default: all cores the process may use)"},             \
     {"--kernel", ARGUMENT_TEXT, &(request).kernel, "kernel set, see mlsnet kernels (default: the best supported)"}
 
@@ -34,6 +36,7 @@ struct session {
     struct dataset *dataset; // NULL if not needed
     struct training_settings training;
     struct data_options data;
+    struct darknet_data darknet; // of --data FILE; else zeros
 };
 
 // 0, or the exit status after messages on stderr: 2 for a wrong cfg or argument, 1 for the rest. Released in any case.

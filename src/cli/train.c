@@ -60,9 +60,9 @@ static void print_epoch(void *context, const struct epoch_row *row)
     if (printer->options->quiet || printer->options->json) return;
     if (printer->terminal) fputs("\r\033[K", stderr);
     printf("epoch %ld/%ld  step %ld  rate %.4g  train loss %.4f  accuracy %.2f %%  test loss %.4f  top-1 %.2f %%  top-5 %.2f %%  "
-           "%.0f images/s  %.0f s\n",
+           "%.0f images/s  waited %.1f %%  %.0f s\n",
            row->epoch, printer->last.epochs, row->step, row->rate, row->train_loss, 100 * row->train_accuracy, row->test_loss,
-           100 * row->top1, 100 * row->top5, row->images_per_second, row->seconds);
+           100 * row->top1, 100 * row->top5, row->images_per_second, 100 * row->waited, row->seconds);
     fflush(stdout);
 }
 
@@ -81,6 +81,7 @@ static struct json_object *summary_of(const struct trainer *trainer, const struc
         json_object_object_add(o, "top1", json_object_new_double(printer->row.top1));
         json_object_object_add(o, "top5", json_object_new_double(printer->row.top5));
         json_object_object_add(o, "images_per_second", json_object_new_double(printer->row.images_per_second));
+        json_object_object_add(o, "waited", json_object_new_double(printer->row.waited));
     }
     return o;
 }
@@ -145,7 +146,10 @@ static int train(const struct options *options, struct session *session)
                               .on_epoch = print_epoch, .context = &printer};
     long total = trainer_total_steps(&trainer, &error);
     if (total == 0) return complain(&error, 2);
-    if (!run_folder_open(&folder, options->output, options->session.cfg_path, &error)) return complain(&error, 1);
+    if (!run_folder_open(&folder, options->output, session->darknet.backup, options->session.cfg_path, &error)) {
+        if (!options->output && session->darknet.backup) error_prefix(&error, "backup= of the .data file (--output goes before it): ");
+        return complain(&error, 1);
+    }
     int status = prepare(options, session, &folder, &trainer, &error);
     if (status) return complain(&error, status);
     if (trainer.state.step >= total) {

@@ -55,7 +55,7 @@ static bool read_cifar(struct dataset *dataset, const struct layout *layout, con
 {
     char path[4096], name[64];
     dataset->channels = 3;
-    dataset->height = dataset->width = 32;
+    dataset->picture_height = dataset->picture_width = 32;
     dataset->classes = layout->classes;
     const float mean[3] = {0.4914f, 0.4822f, 0.4465f}, deviation[3] = {0.2470f, 0.2435f, 0.2616f};
     memcpy(dataset->mean, mean, sizeof mean);

@@ -1,46 +1,65 @@
-// Data sets and the loader. A data source is one file (cifar.c, idx.c, ...) and one row in the table
-// of table.c. Pictures are kept as bytes, [images][channels][height][width]; the loader turns them
-// into normalized fp32 batches on its own thread.
+// Data sets and the loader. A data source is one file (cifar.c, imagefolder.c, ...) and one row in the table of table.c. It
+// says where the pictures of each split are: all in memory as bytes, or in files that the loader reads when it needs them.
 #ifndef DATA_DATA_H
 #define DATA_DATA_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include "base/error.h"
 
-// What a source's read function uses: `count` names, copied; count pictures for a split.
-struct dataset;
-struct split;
-bool dataset_set_names(struct dataset *dataset, const char *const *names, int count, struct error *error);
-bool split_allocate(const struct dataset *dataset, struct split *split, int count, struct error *error);
+enum on_bad_image { BAD_IMAGE_SKIP, BAD_IMAGE_STOP };
 
-// Text values of the [data] section, as the caller read them (data/ does not know cfg files).
+// The settings of the [data] section, as the caller read them (data/ does not know cfg files). Zeros are defaults.
 struct data_settings {
     int type;                 // index in data_sources[]; option type=
     char *path;               // folder with the files, or its parent
     int classes;              // 0: as the data set says
     char *names;              // file with a class name a line; NULL: the data set's own
+    char *train, *valid;      // type=list: files with the paths of the pictures
+    char *labels;             // type=list: file with the class labels that paths contain; NULL: the names
+    bool darknet;             // type=list, as Darknet's .data files mean it: see list.c
+    int channels, height, width; // what the network takes; 0: as the data has it
     int mean_count, std_count;
     const float *mean, *std;  // per channel, in units of 0..1; count 0: the source's default; count 1: for all channels
+    bool without_train, without_test; // these pictures are not wanted: a source may leave them out
+    // Training
     int pad_crop;             // zero-pad by this many pixels and crop at random; 0: off
     int flip;                 // mirror every other picture at random
     int cutout;               // side of a random square set to the mean; 0: off
+    bool darknet_crop;        // Darknet's random crop: shorter side to min_crop..max_crop, aspect, angle, position
+    int min_crop, max_crop;
+    float aspect, angle;
+    bool area_crop;           // torchvision's RandomResizedCrop: shares of the area, and width / height
+    float crop_scale[2], crop_ratio[2];
+    float hue, saturation, exposure; // Darknet's; 0: off
+    // Evaluation
+    int resize;               // shorter side before the centre crop; 0: as small as covers the crop
+    // Loading
+    int on_bad_image;         // enum on_bad_image
+    int cache;                // MiB of decoded pictures that are kept
+    int threads;              // of the loader; 0: all cores for picture files, 1 for pictures in memory
 };
 
-struct split {                // training or test part, all in memory
+struct split {                // training or test part
     int count;
-    uint8_t *pixels;          // [count][channels][height][width]
     int *labels;              // [count], 0 <= label < classes
+    uint8_t *pixels;          // [count][channels][picture_height][picture_width], all in memory; or NULL:
+    char **paths;             // [count], files that are read when wanted
+    struct store *store;      // what is remembered about the files (store.h); NULL with pixels
 };
 
 struct dataset {
-    int channels, height, width, classes;
+    int channels, height, width; // what the loader gives: the network's input
+    int picture_height, picture_width; // of pictures in memory; 0: files of any size
+    int classes;
     char **names;             // [classes]
     float mean[4], std[4];
     struct data_settings settings;
     struct split train, test;
+    atomic_size_t cache_room; // bytes left for decoded pictures
 };
 
 struct data_source {
@@ -48,12 +67,24 @@ struct data_source {
     const char *help;
     const char *folder;       // usual name of the folder with the files; NULL: none
     const char *where_to_get; // shown when a file is missing
-    // true if the folder seems to hold this data set.
+    // true if the folder seems to hold this data set. NULL: settings tell all, no folder is looked for.
     bool (*present)(const char *folder);
-    // Fills shape, classes, names, default mean and std, and both splits from the folder.
+    // Fills classes, names, default mean and std, and both splits from the folder; and channels, picture_height and
+    // picture_width, if the pictures are in memory (for files channels is set already).
     bool (*read)(struct dataset *dataset, const char *folder, struct error *error);
 };
 extern const struct data_source *const data_sources[]; // ended by NULL
+// Index of a source; -1: none of that name.
+int data_source_find(const char *name);
+
+// What a source's read function uses: `count` names, copied; `count` pictures for a split, in memory or as files.
+bool dataset_set_names(struct dataset *dataset, const char *const *names, int count, struct error *error);
+bool split_allocate(const struct dataset *dataset, struct split *split, int count, struct error *error);
+bool split_allocate_files(struct split *split, int count, struct error *error);
+// A file of the settings: the name as it is, or below the folder if it is only there (then in `path`).
+const char *dataset_find_file(const char *folder, const char *name, char path[4096]);
+// ImageNet's mean and deviation, for 1 or 3 channels.
+void dataset_use_imagenet_mean(struct dataset *dataset);
 
 // The folder: `override` if not NULL (--data), else the environment variable MLSNET_DATA, else settings->path.
 // Each may be the folder with the files or its parent (the source's usual folder name is then tried below
@@ -62,34 +93,43 @@ bool dataset_open(const struct data_settings *settings, const char *override, st
                   struct error *error);
 void dataset_close(struct dataset *dataset);
 
-// One picture, normalized, without augmentation, into out[channels][height][width].
-void dataset_normalize(const struct dataset *dataset, const uint8_t *pixels, float *out);
+// One picture file as evaluation sees it, normalized, into out[channels][height][width].
+bool dataset_read_picture(const struct dataset *dataset, const char *path, float *out, struct error *error);
 
 // The training order of one epoch: a permutation of 0..count-1 that depends on (seed, epoch) alone.
 void shuffle_order(int *order, int count, uint64_t seed, uint64_t epoch);
 
-// Prefetching loader: one thread prepares batches ahead (a fixed number of buffers, allocated once).
+// Prefetching loader: threads of its own prepare batches ahead (a fixed number of buffers, allocated once).
 struct loader;
 struct batch {
-    int images;               // less than asked for only in the last batch of the test split
+    int images;               // less than asked for only in the test split; 0: the end
     const float *input;       // [images][channels][height][width], normalized
     const int *labels;        // [images]
+    const int *pictures;      // [images], index in the split
+    int crops;                // the same pictures otherwise cropped: crop k is at input + k * crop_stride
+    size_t crop_stride;       // floats
 };
-// training: shuffled with (seed, epoch), augmented with (seed, epoch, index of the picture), the incomplete
-// last batch of an epoch dropped (batch > count is an error); endless, epoch after epoch. Not training: in file
-// order, one pass, then the loader gives images == 0.
-bool loader_create(const struct dataset *dataset, bool training, int batch, uint64_t seed, struct loader **loader,
-                   struct error *error);
+struct loader_request {
+    const struct dataset *dataset;
+    // true: shuffled with (seed, epoch), augmented with (seed, epoch, index of the picture), the incomplete last batch of an
+    // epoch dropped (batch > count is an error); endless, epoch after epoch. false: the test split in its order, one pass.
+    bool training;
+    int batch;                // images
+    uint64_t seed;
+    int crops;                // test split: 0 or 1: the centre; 10: corners and centre, and these mirrored
+};
+bool loader_create(const struct loader_request *request, struct loader **loader, struct error *error);
 // Starts (or restarts) at this batch of this epoch.
 bool loader_start(struct loader *loader, uint64_t epoch, int first_batch, struct error *error);
-// The next batch; valid until the next call.
-struct batch loader_next(struct loader *loader);
+// The next batch; valid until the next call. false: a picture cannot be read and on_bad_image=stop, or too many are bad.
+// A picture that is skipped is replaced by another one in training, and left out of a test batch.
+bool loader_next(struct loader *loader, struct batch *batch, struct error *error);
 int loader_batches_per_epoch(const struct loader *loader);
 double loader_waited_seconds(const struct loader *loader); // time loader_next had to wait, since loader_start
 void loader_destroy(struct loader *loader);
 
-// A picture file (JPEG or PNG through stb_image) as bytes [channels][height][width], scaled (shorter side) and
-// centre-cropped to the size asked for; grey pictures are given 3 equal channels and colour ones turned to grey as needed.
-bool picture_read(const char *path, int channels, int height, int width, uint8_t *pixels, struct error *error);
+// Pictures that could not be read so far, in the order in which they were met: "PATH: reason".
+int split_skipped(const struct split *split);
+const char *split_skipped_text(const struct split *split, int index);
 
 #endif

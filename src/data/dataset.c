@@ -5,7 +5,8 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "base/random.h"
-#include "data/data.h"
+#include "data/augment.h"
+#include "data/store.h"
 
 bool dataset_set_names(struct dataset *dataset, const char *const *names, int count, struct error *error)
 {
@@ -17,11 +18,37 @@ bool dataset_set_names(struct dataset *dataset, const char *const *names, int co
 
 bool split_allocate(const struct dataset *dataset, struct split *split, int count, struct error *error)
 {
-    size_t size = (size_t)dataset->channels * (size_t)dataset->height * (size_t)dataset->width;
+    size_t size = (size_t)dataset->channels * (size_t)dataset->picture_height * (size_t)dataset->picture_width;
     split->count = count;
     split->pixels = memory_allocate((size_t)count, size, error);
     split->labels = memory_allocate((size_t)count, sizeof(int), error);
     return split->pixels && split->labels;
+}
+
+bool split_allocate_files(struct split *split, int count, struct error *error)
+{
+    split->count = count;
+    split->paths = memory_allocate((size_t)count, sizeof *split->paths, error);
+    split->labels = memory_allocate((size_t)count, sizeof(int), error);
+    return split->paths && split->labels;
+}
+
+void dataset_use_imagenet_mean(struct dataset *dataset)
+{
+    static const float mean[3] = {0.485f, 0.456f, 0.406f}, deviation[3] = {0.229f, 0.224f, 0.225f};
+    for (int c = 0; c < dataset->channels; c++) {
+        dataset->mean[c] = dataset->channels == 3 ? mean[c] : 0.449f;
+        dataset->std[c] = dataset->channels == 3 ? deviation[c] : 0.226f;
+    }
+}
+
+static void split_release(struct split *split)
+{
+    store_destroy(split->store);
+    for (int i = 0; split->paths && i < split->count; i++) free(split->paths[i]);
+    memory_release(split->paths);
+    memory_release(split->pixels);
+    memory_release(split->labels);
 }
 
 static void release_names(struct dataset *dataset)
@@ -41,7 +68,8 @@ static bool read_names(struct dataset *dataset, const char *path, struct error *
     char *rest = text;
     for (char *line; names && (line = strtok_r(rest, "\r\n", &rest)); count++)
         if (count < dataset->classes) names[count] = line;
-    bool good = names != NULL;
+    bool good = names != NULL, more = dataset->settings.darknet && count > dataset->classes; // Darknet's lists serve many classes
+    if (more) count = dataset->classes;
     if (good && count != dataset->classes)
         good = error_set(error, "%s: %d names: expected %d", path, count, dataset->classes);
     if (good) {
@@ -53,15 +81,28 @@ static bool read_names(struct dataset *dataset, const char *path, struct error *
     return good;
 }
 
+int data_source_find(const char *name)
+{
+    for (int i = 0; data_sources[i]; i++)
+        if (strcmp(data_sources[i]->name, name) == 0) return i;
+    return -1;
+}
+
 static bool find_folder(const struct data_source *source, const char *start, char *folder, size_t size)
 {
     snprintf(folder, size, "%s", start);
-    if (source->present(folder)) return true;
+    if (!source->present || source->present(folder)) return true;
     return source->folder && file_join(folder, size, start, source->folder) && source->present(folder);
 }
 
-static bool apply_settings(struct dataset *dataset, struct error *error)
+const char *dataset_find_file(const char *folder, const char *name, char path[4096])
 {
+    return name[0] != '/' && !file_exists(name) && file_join(path, 4096, folder, name) && file_exists(path) ? path : name;
+}
+
+static bool apply_settings(struct dataset *dataset, const char *folder, struct error *error)
+{
+    char path[4096];
     const struct data_settings *s = &dataset->settings;
     if (s->classes && s->classes < dataset->classes)
         return error_set(error, "[data] classes=%d, but the data has labels up to %d", s->classes, dataset->classes - 1);
@@ -76,7 +117,23 @@ static bool apply_settings(struct dataset *dataset, struct error *error)
             return error_set(error, "[data] %s: %d numbers: expected 1 or %d", k ? "std" : "mean", counts[k], dataset->channels);
         for (int c = 0; c < dataset->channels; c++) targets[k][c] = values[k][counts[k] == 1 ? 0 : c];
     }
-    return !s->names || read_names(dataset, s->names, error);
+    return !s->names || read_names(dataset, dataset_find_file(folder, s->names, path), error);
+}
+
+// What the loader gives: the network's size, or the pictures' own.
+static bool set_shape(struct dataset *dataset, struct error *error)
+{
+    const struct data_settings *s = &dataset->settings;
+    dataset->height = s->height ? s->height : dataset->picture_height;
+    dataset->width = s->width ? s->width : dataset->picture_width;
+    if (s->resize && (s->resize < dataset->height || s->resize < dataset->width))
+        return error_set(error, "[data] resize=%d: expected at least the network's %d x %d", s->resize, dataset->width, dataset->height);
+    if (dataset->picture_height) return true;
+    if (dataset->channels != 1 && dataset->channels != 3)
+        return error_set(error, "[net] channels=%d: pictures have 1 or 3", dataset->channels);
+    atomic_store(&dataset->cache_room, (size_t)s->cache << 20);
+    return (dataset->train.store = store_create(dataset->train.count, &dataset->cache_room, error)) &&
+           (dataset->test.store = store_create(dataset->test.count, &dataset->cache_room, error));
 }
 
 bool dataset_open(const struct data_settings *settings, const char *override, struct dataset **result,
@@ -93,7 +150,9 @@ bool dataset_open(const struct data_settings *settings, const char *override, st
     struct dataset *dataset = memory_allocate(1, sizeof *dataset, error);
     if (!dataset) return false;
     dataset->settings = *settings;
-    bool good = source->read(dataset, folder, error) && apply_settings(dataset, error);
+    dataset->channels = settings->channels;
+    bool good = dataset->channels <= 4 || error_set(error, "[net] channels=%d: pictures have 1 or 3", dataset->channels);
+    good = good && source->read(dataset, folder, error) && apply_settings(dataset, folder, error) && set_shape(dataset, error);
     if (good)
         *result = dataset;
     else
@@ -105,19 +164,26 @@ void dataset_close(struct dataset *dataset)
 {
     if (!dataset) return;
     release_names(dataset);
-    memory_release(dataset->train.pixels);
-    memory_release(dataset->train.labels);
-    memory_release(dataset->test.pixels);
-    memory_release(dataset->test.labels);
+    split_release(&dataset->train);
+    split_release(&dataset->test);
     memory_release(dataset);
 }
 
-void dataset_normalize(const struct dataset *dataset, const uint8_t *pixels, float *out)
+bool dataset_read_picture(const struct dataset *dataset, const char *path, float *out, struct error *error)
 {
+    int channels = dataset->channels;
     size_t plane = (size_t)dataset->height * (size_t)dataset->width;
-    for (int c = 0; c < dataset->channels; c++)
-        for (size_t i = 0; i < plane; i++)
-            *out++ = ((float)*pixels++ / 255.0f - dataset->mean[c]) / dataset->std[c];
+    struct picture picture;
+    if (!picture_load(path, channels, &picture, error)) return false;
+    uint8_t *view = memory_allocate(plane, (size_t)channels, error);
+    bool good = view && (augment_centre(&dataset->settings, &picture, CROP_CENTRE, dataset->width, dataset->height, view, error) ||
+                         error_prefix(error, "%s: ", path));
+    for (size_t i = 0; good && i < plane; i++)
+        for (int c = 0; c < channels; c++)
+            out[(size_t)c * plane + i] = ((float)view[i * (size_t)channels + (size_t)c] / 255.0f - dataset->mean[c]) / dataset->std[c];
+    memory_release(view);
+    picture_release(&picture);
+    return good;
 }
 
 void shuffle_order(int *order, int count, uint64_t seed, uint64_t epoch)

@@ -63,13 +63,13 @@ static bool read_split(struct dataset *dataset, struct split *split, const char 
     bool good = pixels && classes;
     if (good && count != sizes[0])
         good = error_set(error, "%s: %u pictures in %s but %u labels in %s", folder, sizes[0], pictures, count, labels);
-    if (good && dataset->height == 0) {
-        dataset->height = (int)sizes[1];
-        dataset->width = (int)sizes[2];
+    if (good && dataset->picture_height == 0) {
+        dataset->picture_height = (int)sizes[1];
+        dataset->picture_width = (int)sizes[2];
     }
-    if (good && (sizes[1] != (uint32_t)dataset->height || sizes[2] != (uint32_t)dataset->width))
+    if (good && (sizes[1] != (uint32_t)dataset->picture_height || sizes[2] != (uint32_t)dataset->picture_width))
         good = error_set(error, "%s/%s: %ux%u pixels: expected %dx%d as in the training pictures", folder, pictures, sizes[1],
-                         sizes[2], dataset->height, dataset->width);
+                         sizes[2], dataset->picture_height, dataset->picture_width);
     good = good && split_allocate(dataset, split, (int)count, error);
     if (good) memcpy(split->pixels, pixels, (size_t)count * sizes[1] * sizes[2]);
     for (uint32_t i = 0; good && i < count; i++) {

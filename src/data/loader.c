@@ -1,145 +1,124 @@
-// The prefetching loader: a thread of its own keeps a few batches ready.
+// The prefetching loader: threads that prepare some pictures of a batch at a time, a few batches ahead.
 #include <pthread.h>
 #include <string.h>
 #include <time.h>
 
 #include "base/memory.h"
-#include "base/random.h"
-#include "data/data.h"
+#include "base/threads.h"
+#include "data/prepare.h"
 
 #define BUFFERS 3
+#define MOST_THREADS 64
 
 struct buffer {
-    float *input;
-    int *labels;
-    int images;
+    float *input;    // [crops][batch][channels][height][width]
+    int *labels, *pictures;
+    int images;      // of the batch; 0: the end of the test split
+    int taken, done; // pictures that threads have begun, and finished
+    uint64_t epoch;
 };
 
 struct loader {
-    const struct dataset *dataset;
-    const struct split *split;
-    bool training;
-    int batch;
-    uint64_t seed;
-    int *order;             // of the epoch that is being prepared
-    float table[4][256];    // normalized value of each byte
+    struct loader_request request;
+    struct split *split;
+    int *order;             // of the epoch of the newest buffer
+    int thread_count, chunk; // pictures that a thread takes at a time
+    size_t picture_floats;
     struct buffer buffers[BUFFERS];
+    struct preparer *preparers[MOST_THREADS]; // one a thread
+    pthread_t threads[MOST_THREADS];
     // Guarded by the mutex:
     pthread_mutex_t mutex;
     pthread_cond_t changed;
-    pthread_t thread;
-    bool running, stopping, held; // held: the consumer has the oldest buffer
-    int ready;                    // filled buffers, the oldest first
-    int oldest;                   // index of the oldest filled buffer
-    double waited;
-    // The thread's own:
-    uint64_t epoch;
+    int running;            // threads
+    bool stopping, held;    // held: the consumer has the oldest buffer
+    bool failed;
+    struct error error;     // of the first thread that failed
+    int oldest, open;       // the oldest buffer in use, and how many are
+    uint64_t epoch;         // of the next buffer
     int next_batch;
+    double waited;
+};
+
+struct thread_argument {
+    struct loader *loader;
+    int thread;
 };
 
 int loader_batches_per_epoch(const struct loader *loader)
 {
-    int whole = loader->split->count / loader->batch;
-    return loader->training || loader->split->count % loader->batch == 0 ? whole : whole + 1;
+    int whole = loader->split->count / loader->request.batch;
+    return loader->request.training || loader->split->count % loader->request.batch == 0 ? whole : whole + 1;
 }
 
 // ---------------------------------------------------------------------------------------------
-// Pictures
+// The threads' work
 
-struct augmentation {
-    int top, left;           // where the crop starts in the padded picture, less the padding
-    bool mirror;
-    int hole_top, hole_left; // of the cutout square; its side is in the settings
-};
-
-// A function of (seed, epoch, index of the picture) alone.
-static struct augmentation draw(const struct loader *loader, uint64_t epoch, int picture)
+// Begins the next batch: which pictures it has. The mutex is held.
+static void open_buffer(struct loader *loader)
 {
-    const struct dataset *d = loader->dataset;
-    const struct data_settings *s = &d->settings;
-    struct random_stream stream = {random_key(loader->seed, 3, epoch, (uint64_t)picture), 0};
-    struct augmentation a = {0, 0, false, 0, 0};
-    uint32_t positions = 2 * (uint32_t)s->pad_crop + 1;
-    a.top = (int)random_below(&stream, positions) - s->pad_crop;
-    a.left = (int)random_below(&stream, positions) - s->pad_crop;
-    a.mirror = random_below(&stream, 2) && s->flip;
-    a.hole_top = (int)random_below(&stream, (uint32_t)d->height) - s->cutout / 2;
-    a.hole_left = (int)random_below(&stream, (uint32_t)d->width) - s->cutout / 2;
-    return a;
-}
-
-// One row of the crop: table values inside the picture, black outside.
-static void copy_row(const float *table, const uint8_t *row, int width, const struct augmentation *a, float *out)
-{
-    for (int x = 0; x < width; x++) {
-        int column = x + a->left;
-        uint8_t byte = row && column >= 0 && column < width ? row[column] : 0;
-        out[a->mirror ? width - 1 - x : x] = table[byte];
-    }
-}
-
-static void cut_out(const struct dataset *d, const struct augmentation *a, float *plane)
-{
-    int side = d->settings.cutout;
-    for (int y = a->hole_top < 0 ? 0 : a->hole_top; y < a->hole_top + side && y < d->height; y++)
-        for (int x = a->hole_left < 0 ? 0 : a->hole_left; x < a->hole_left + side && x < d->width; x++)
-            plane[y * d->width + x] = 0;
-}
-
-static void prepare_picture(const struct loader *loader, uint64_t epoch, int picture, float *out)
-{
-    const struct dataset *d = loader->dataset;
-    size_t plane = (size_t)d->height * (size_t)d->width, size = plane * (size_t)d->channels;
-    const uint8_t *pixels = loader->split->pixels + (size_t)picture * size;
-    struct augmentation a = {0, 0, false, 0, 0};
-    if (loader->training) a = draw(loader, epoch, picture);
-    for (int c = 0; c < d->channels; c++, pixels += plane, out += plane) {
-        for (int y = 0; y < d->height; y++) {
-            int r = y + a.top;
-            const uint8_t *row = r >= 0 && r < d->height ? pixels + (size_t)r * (size_t)d->width : NULL;
-            copy_row(loader->table[c], row, d->width, &a, out + (size_t)y * (size_t)d->width);
-        }
-        if (loader->training && d->settings.cutout) cut_out(d, &a, out);
-    }
-}
-
-// Fills one buffer with the next batch; 0 images at the end of the test split.
-static void prepare_batch(struct loader *loader, struct buffer *buffer)
-{
-    const struct dataset *d = loader->dataset;
-    size_t size = (size_t)d->channels * (size_t)d->height * (size_t)d->width;
-    if (loader->training && loader->next_batch == loader_batches_per_epoch(loader)) {
+    const struct loader_request *r = &loader->request;
+    struct buffer *buffer = &loader->buffers[(loader->oldest + loader->open++) % BUFFERS];
+    if (r->training && loader->next_batch == loader_batches_per_epoch(loader)) {
         loader->next_batch = 0;
-        shuffle_order(loader->order, loader->split->count, loader->seed, ++loader->epoch);
+        shuffle_order(loader->order, loader->split->count, r->seed, ++loader->epoch);
     }
-    int first = loader->next_batch * loader->batch, left = loader->split->count - first;
-    buffer->images = left < loader->batch ? (left > 0 ? left : 0) : loader->batch;
-    for (int i = 0; i < buffer->images; i++) {
-        int picture = loader->training ? loader->order[first + i] : first + i;
-        prepare_picture(loader, loader->epoch, picture, buffer->input + (size_t)i * size);
-        buffer->labels[i] = loader->split->labels[picture];
-    }
-    loader->next_batch++;
+    int first = loader->next_batch * r->batch, left = loader->split->count - first;
+    buffer->images = left < r->batch ? (left > 0 ? left : 0) : r->batch;
+    buffer->taken = buffer->done = 0;
+    buffer->epoch = loader->epoch;
+    for (int i = 0; i < buffer->images; i++) buffer->pictures[i] = r->training ? loader->order[first + i] : first + i;
+    loader->next_batch += buffer->images > 0;
+    if (buffer->images == 0) pthread_cond_broadcast(&loader->changed);
 }
 
-// ---------------------------------------------------------------------------------------------
-// The thread
-
-static void *loader_main(void *argument)
+// The buffer whose pictures are to be prepared next; NULL: there is nothing to do now. The mutex is held.
+static struct buffer *buffer_with_work(struct loader *loader)
 {
-    struct loader *loader = argument;
+    struct buffer *newest = loader->open ? &loader->buffers[(loader->oldest + loader->open - 1) % BUFFERS] : NULL;
+    if (newest && newest->taken < newest->images) return newest;
+    bool ended = newest && newest->images == 0;
+    if (ended || loader->open == BUFFERS) return NULL;
+    open_buffer(loader);
+    newest = &loader->buffers[(loader->oldest + loader->open - 1) % BUFFERS];
+    return newest->images ? newest : NULL;
+}
+
+static bool prepare_some(struct loader *loader, int thread, struct buffer *buffer, int first, int count, struct error *error)
+{
+    const struct place place = {buffer->input, (size_t)loader->request.batch * loader->picture_floats, loader->picture_floats};
+    for (int i = first; i < first + count; i++)
+        if (!prepare_picture(loader->preparers[thread], buffer->epoch, &buffer->pictures[i], &place, i, error)) return false;
+    for (int i = first; i < first + count; i++)
+        buffer->labels[i] = buffer->pictures[i] < 0 ? -1 : loader->split->labels[buffer->pictures[i]];
+    return true;
+}
+
+static void *loader_main(void *pointer)
+{
+    struct thread_argument *argument = pointer;
+    struct loader *loader = argument->loader;
+    int thread = argument->thread;
+    memory_release(argument);
     pthread_mutex_lock(&loader->mutex);
-    for (;;) {
-        while (!loader->stopping && loader->ready == BUFFERS) pthread_cond_wait(&loader->changed, &loader->mutex);
-        if (loader->stopping) break;
-        struct buffer *buffer = &loader->buffers[(loader->oldest + loader->ready) % BUFFERS];
+    while (!loader->stopping && !loader->failed) {
+        struct buffer *buffer = buffer_with_work(loader);
+        if (!buffer) {
+            pthread_cond_wait(&loader->changed, &loader->mutex);
+            continue;
+        }
+        int first = buffer->taken, left = buffer->images - first, count = left < loader->chunk ? left : loader->chunk;
+        struct error error;
+        buffer->taken += count;
         pthread_mutex_unlock(&loader->mutex);
-        prepare_batch(loader, buffer);
-        bool ended = buffer->images == 0;
+        bool good = prepare_some(loader, thread, buffer, first, count, &error);
         pthread_mutex_lock(&loader->mutex);
-        loader->ready++;
-        pthread_cond_broadcast(&loader->changed);
-        if (ended) break;
+        buffer->done += count;
+        if (!good && !loader->failed) {
+            loader->failed = true;
+            loader->error = error;
+        }
+        if (!good || buffer->done == buffer->images) pthread_cond_broadcast(&loader->changed);
     }
     pthread_mutex_unlock(&loader->mutex);
     return NULL;
@@ -147,13 +126,24 @@ static void *loader_main(void *argument)
 
 static void stop(struct loader *loader)
 {
-    if (!loader->running) return;
     pthread_mutex_lock(&loader->mutex);
     loader->stopping = true;
     pthread_cond_broadcast(&loader->changed);
     pthread_mutex_unlock(&loader->mutex);
-    pthread_join(loader->thread, NULL);
-    loader->running = false;
+    for (; loader->running > 0; loader->running--) pthread_join(loader->threads[loader->running - 1], NULL);
+}
+
+static bool start_thread(struct loader *loader, struct error *error)
+{
+    struct thread_argument *argument = memory_allocate(1, sizeof *argument, error);
+    if (!argument) return false;
+    *argument = (struct thread_argument){loader, loader->running};
+    if (pthread_create(&loader->threads[loader->running], NULL, loader_main, argument) == 0) {
+        loader->running++;
+        return true;
+    }
+    memory_release(argument);
+    return error_set(error, "cannot start thread %d of the loader", loader->running + 1);
 }
 
 bool loader_start(struct loader *loader, uint64_t epoch, int first_batch, struct error *error)
@@ -161,17 +151,19 @@ bool loader_start(struct loader *loader, uint64_t epoch, int first_batch, struct
     stop(loader);
     if (first_batch < 0 || first_batch > loader_batches_per_epoch(loader))
         return error_set(error, "batch %d of an epoch of %d batches does not exist", first_batch, loader_batches_per_epoch(loader));
-    loader->stopping = loader->held = false;
-    loader->ready = loader->oldest = 0;
+    loader->stopping = loader->held = loader->failed = false;
+    loader->oldest = loader->open = 0;
     loader->waited = 0;
     loader->epoch = epoch;
     loader->next_batch = first_batch;
-    if (loader->training) shuffle_order(loader->order, loader->split->count, loader->seed, epoch);
-    if (pthread_create(&loader->thread, NULL, loader_main, loader) != 0)
-        return error_set(error, "cannot start the loader's thread");
-    loader->running = true;
+    if (loader->request.training) shuffle_order(loader->order, loader->split->count, loader->request.seed, epoch);
+    for (int i = 0; i < loader->thread_count; i++)
+        if (!start_thread(loader, error)) return false;
     return true;
 }
+
+// ---------------------------------------------------------------------------------------------
+// The consumer
 
 static double now(void)
 {
@@ -180,23 +172,59 @@ static double now(void)
     return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
 }
 
-struct batch loader_next(struct loader *loader)
+// Pictures of the test split that could not be read leave the batch.
+static int close_gaps(struct loader *loader, struct buffer *buffer)
+{
+    size_t size = loader->picture_floats, stride = (size_t)loader->request.batch * size;
+    int kept = 0;
+    for (int i = 0; i < buffer->images; i++) {
+        if (buffer->labels[i] < 0) continue;
+        for (int k = 0; k < loader->request.crops && kept < i; k++) {
+            float *crop = buffer->input + (size_t)k * stride;
+            memcpy(crop + (size_t)kept * size, crop + (size_t)i * size, size * sizeof *crop);
+        }
+        buffer->labels[kept] = buffer->labels[i];
+        buffer->pictures[kept++] = buffer->pictures[i];
+    }
+    return kept;
+}
+
+static bool is_ready(const struct loader *loader)
+{
+    const struct buffer *buffer = &loader->buffers[loader->oldest];
+    return loader->failed || (loader->open > 0 && buffer->done == buffer->images);
+}
+
+// The oldest buffer when it is ready; the end of the split stays. NULL: a thread failed.
+static struct buffer *wait_for_buffer(struct loader *loader)
 {
     pthread_mutex_lock(&loader->mutex);
-    if (loader->held && loader->buffers[loader->oldest].images > 0) { // the end of the split stays
+    if (loader->held && loader->buffers[loader->oldest].images > 0) {
         loader->oldest = (loader->oldest + 1) % BUFFERS;
-        loader->ready--;
+        loader->open--;
         pthread_cond_broadcast(&loader->changed);
     }
-    if (loader->ready == 0) {
+    if (!is_ready(loader)) {
         double start = now();
-        while (loader->ready == 0) pthread_cond_wait(&loader->changed, &loader->mutex);
+        while (!is_ready(loader)) pthread_cond_wait(&loader->changed, &loader->mutex);
         loader->waited += now() - start;
     }
     loader->held = true;
-    const struct buffer *buffer = &loader->buffers[loader->oldest];
+    struct buffer *buffer = loader->failed ? NULL : &loader->buffers[loader->oldest];
     pthread_mutex_unlock(&loader->mutex);
-    return (struct batch){buffer->images, buffer->input, buffer->labels};
+    return buffer;
+}
+
+bool loader_next(struct loader *loader, struct batch *batch, struct error *error)
+{
+    const struct loader_request *r = &loader->request;
+    for (;;) {
+        struct buffer *buffer = wait_for_buffer(loader);
+        if (!buffer) return error_set(error, "%s", loader->error.message);
+        int images = r->training ? buffer->images : close_gaps(loader, buffer);
+        *batch = (struct batch){images, buffer->input, buffer->labels, buffer->pictures, r->crops, (size_t)r->batch * loader->picture_floats};
+        if (images > 0 || buffer->images == 0) return true;
+    }
 }
 
 double loader_waited_seconds(const struct loader *loader)
@@ -204,28 +232,46 @@ double loader_waited_seconds(const struct loader *loader)
     return loader->waited;
 }
 
-bool loader_create(const struct dataset *dataset, bool training, int batch, uint64_t seed, struct loader **result,
-                   struct error *error)
+// ---------------------------------------------------------------------------------------------
+
+static bool allocate(struct loader *loader, struct error *error)
 {
-    const struct split *split = training ? &dataset->train : &dataset->test;
-    if (batch < 1 || (training && batch > split->count))
-        return error_set(error, "batch=%d: expected 1 to %d, the number of training pictures", batch, split->count);
+    const struct loader_request *r = &loader->request;
+    size_t batch = (size_t)r->batch;
+    if (!(loader->order = memory_allocate((size_t)loader->split->count, sizeof(int), error))) return false;
+    for (int i = 0; i < BUFFERS; i++) {
+        struct buffer *b = &loader->buffers[i];
+        b->input = memory_allocate((size_t)r->crops * batch * loader->picture_floats + 64, sizeof(float), error);
+        b->labels = memory_allocate(batch, sizeof(int), error);
+        b->pictures = memory_allocate(batch, sizeof(int), error);
+        if (!b->input || !b->labels || !b->pictures) return false;
+    }
+    for (int i = 0; i < loader->thread_count; i++)
+        if (!(loader->preparers[i] = preparer_create(r, loader->split, error))) return false;
+    return true;
+}
+
+bool loader_create(const struct loader_request *request, struct loader **result, struct error *error)
+{
+    const struct dataset *d = request->dataset;
+    const struct split *split = request->training ? &d->train : &d->test;
+    if (request->batch < 1 || (request->training && request->batch > split->count))
+        return error_set(error, "batch=%d: expected 1 to %d, the number of training pictures", request->batch, split->count);
     struct loader *loader = memory_allocate(1, sizeof *loader, error);
     if (!loader) return false;
-    *loader = (struct loader){.dataset = dataset, .split = split, .training = training, .batch = batch, .seed = seed};
+    *loader = (struct loader){.request = *request, .split = (struct split *)(uintptr_t)split};
+    if (request->training || request->crops != 10) loader->request.crops = 1;
+    int threads = d->settings.threads ? d->settings.threads : split->pixels ? 1 : threads_available();
+    loader->thread_count = threads < MOST_THREADS ? threads : MOST_THREADS;
+    loader->chunk = split->pixels ? 16 : 4;
+    loader->picture_floats = (size_t)d->channels * (size_t)d->height * (size_t)d->width;
     pthread_mutex_init(&loader->mutex, NULL);
     pthread_cond_init(&loader->changed, NULL);
-    size_t size = (size_t)dataset->channels * (size_t)dataset->height * (size_t)dataset->width;
-    bool good = (loader->order = memory_allocate((size_t)split->count, sizeof(int), error)) != NULL;
-    for (int i = 0; good && i < BUFFERS; i++) {
-        loader->buffers[i].input = memory_allocate((size_t)batch * size + 64, sizeof(float), error);
-        loader->buffers[i].labels = memory_allocate((size_t)batch, sizeof(int), error);
-        good = loader->buffers[i].input && loader->buffers[i].labels;
-    }
-    for (int c = 0; c < dataset->channels; c++)
-        for (int v = 0; v < 256; v++) loader->table[c][v] = ((float)v / 255.0f - dataset->mean[c]) / dataset->std[c];
-    *result = loader;
-    if (!good) loader_destroy(loader);
+    bool good = allocate(loader, error);
+    if (good)
+        *result = loader;
+    else
+        loader_destroy(loader);
     return good;
 }
 
@@ -238,7 +284,9 @@ void loader_destroy(struct loader *loader)
     for (int i = 0; i < BUFFERS; i++) {
         memory_release(loader->buffers[i].input);
         memory_release(loader->buffers[i].labels);
+        memory_release(loader->buffers[i].pictures);
     }
+    for (int i = 0; i < loader->thread_count; i++) preparer_destroy(loader->preparers[i]);
     memory_release(loader->order);
     memory_release(loader);
 }

@@ -3,6 +3,6 @@
 
 #include "data/data.h"
 
-extern const struct data_source cifar10_source, cifar100_source, idx_source;
+extern const struct data_source cifar10_source, cifar100_source, idx_source, imagefolder_source, list_source;
 
-const struct data_source *const data_sources[] = {&cifar10_source, &cifar100_source, &idx_source, NULL};
+const struct data_source *const data_sources[] = {&cifar10_source, &cifar100_source, &idx_source, &imagefolder_source, &list_source, NULL};

@@ -246,13 +246,22 @@ static bool table_has(const struct option_description *table, const char *key)
 static const struct option_description *const bare_tables[] = {net_option_table, mls_option_table, training_option_table,
                                                                data_option_table};
 
+static bool set_in_data(struct cfg *cfg, const char *key, const char *value, struct error *error)
+{
+    struct cfg_section *section = cfg_find_section(cfg, "data");
+    if (!section) section = add_section(cfg, "data", 4, 0);
+    return (section && set_option(section, key, value)) || error_set(error, "out of memory");
+}
+
 static bool set_bare(struct cfg *cfg, const char *key, const char *value, struct error *error)
 {
-    for (int i = 0; i < 4; i++) {
-        if (!table_has(bare_tables[i], key)) continue;
-        struct cfg_section *section = cfg_find_section(cfg, i < 3 ? "net" : "data");
-        if (!section && i < 3) section = cfg_find_section(cfg, "network");
-        if (!section) return error_set(error, "--set %s: the cfg has no [%s] section", key, i < 3 ? "net" : "data");
+    bool in_data = table_has(data_option_table, key), in_net = false;
+    for (int i = 0; i < 3; i++) in_net = in_net || table_has(bare_tables[i], key);
+    if (in_data && (!in_net || cfg_find_section(cfg, "data"))) return set_in_data(cfg, key, value, error);
+    if (in_net) {
+        struct cfg_section *section = cfg_find_section(cfg, "net");
+        if (!section) section = cfg_find_section(cfg, "network");
+        if (!section) return error_set(error, "--set %s: the cfg has no [net] section", key);
         return set_option(section, key, value) || error_set(error, "out of memory");
     }
     const char *names[256];

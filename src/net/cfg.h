@@ -46,8 +46,9 @@ void cfg_release(struct cfg *cfg);
 
 // One --set argument: "KEY=VALUE", "SECTION.KEY=VALUE" (every section of that name, canonical or alias) or
 // "INDEX.KEY=VALUE" (the layer of that index, counted as `summary` prints them: the first section after
-// [net] and [data] is 0). A bare KEY goes to [net] if its option table has it, else to [data]; else it is
-// refused with the nearest known names. Replaces or adds the option.
+// [net] and [data] is 0). A bare KEY goes to the one of [net] and [data] whose option table has it, to [data] if both have it
+// and there is such a section; it is refused with the nearest known names if none has. Replaces or adds the option, and
+// [data] if the cfg lacks it.
 bool cfg_set(struct cfg *cfg, const char *assignment, struct error *error);
 
 // The cfg as text, with what --set changed (for config.cfg of a run): allocated with malloc.

@@ -11,6 +11,16 @@
 #define IGNORED(name) {name, OPTION_IGNORED, 0, 0, 0, NULL, NULL, "accepted for Darknet's files; without effect"}
 
 // clang-format off
+#define AUGMENTATION(AT) \
+    {"flip", OPTION_BOOL, AT(augmentation.flip), 0, 1, NULL, NULL, "training: mirror every other picture at random (0; 1 with a .data file)"}, \
+    {"min_crop", OPTION_INT, AT(augmentation.min_crop), 1, 16384, NULL, NULL, "training, Darknet's random crop: least shorter side (width)"}, \
+    {"max_crop", OPTION_INT, AT(augmentation.max_crop), 1, 16384, NULL, NULL, "... and the most (2 width)"}, \
+    {"aspect", OPTION_FLOAT, AT(augmentation.aspect), 0.01, 100, NULL, NULL, "... width changed against height by 1 to this or its inverse (1)"}, \
+    {"angle", OPTION_FLOAT, AT(augmentation.angle), 0, 180, NULL, NULL, "... turned by up to so many degrees (0)"}, \
+    {"hue", OPTION_FLOAT, AT(augmentation.hue), 0, 1, NULL, NULL, "training: hue turned by up to this share of the circle (0)"}, \
+    {"saturation", OPTION_FLOAT, AT(augmentation.saturation), 0.01, 100, NULL, NULL, "training: saturation times 1 to this or its inverse (1)"}, \
+    {"exposure", OPTION_FLOAT, AT(augmentation.exposure), 0.01, 100, NULL, NULL, "training: brightness times 1 to this or its inverse (1)"}
+
 const struct option_description net_option_table[] = {
     {"batch", OPTION_INT, NET(batch), 1, 65536, "1", NULL, "images of one optimizer step"},
     {"subdivisions", OPTION_INT, NET(subdivisions), 1, 65536, "1", NULL, "the batch is computed in this many parts, gradients are summed"},
@@ -18,8 +28,7 @@ const struct option_description net_option_table[] = {
     {"width", OPTION_INT, NET(width), 1, 4096, "32", NULL, "input columns"},
     {"channels", OPTION_INT, NET(channels), 1, 1024, "3", NULL, "input channels"},
     {"kernel", OPTION_STRING, NET(kernel), 0, 0, NULL, NULL, "kernel set by name (see `mlsnet kernels`); the best there is otherwise"},
-    IGNORED("angle"), IGNORED("hue"), IGNORED("saturation"), IGNORED("exposure"), IGNORED("aspect"), IGNORED("max_crop"),
-    IGNORED("min_crop"), IGNORED("flip"), IGNORED("center"), IGNORED("adam"), IGNORED("B1"), IGNORED("B2"), IGNORED("eps"),
+    AUGMENTATION(NET), IGNORED("center"), IGNORED("adam"), IGNORED("B1"), IGNORED("B2"), IGNORED("eps"),
     IGNORED("random"), IGNORED("notruth"), IGNORED("inputs"), IGNORED("time_steps"),
     {0},
 };
@@ -52,8 +61,18 @@ const struct option_description data_option_table[] = {
     {"mean", OPTION_FLOAT_LIST, DATA(mean), -1e6, 1e6, NULL, NULL, "subtracted from each channel, pixels being 0..1"},
     {"std", OPTION_FLOAT_LIST, DATA(std), 1e-6, 1e6, NULL, NULL, "each channel is divided by it"},
     {"pad_crop", OPTION_INT, DATA(pad_crop), 0, 64, "0", NULL, "training: pad by this many pixels and crop at random"},
-    {"flip", OPTION_BOOL, DATA(flip), 0, 1, "0", NULL, "training: mirror every other picture at random"},
     {"cutout", OPTION_INT, DATA(cutout), 0, 4096, "0", NULL, "training: side of a random square set to the mean"},
+    {"crop_scale", OPTION_FLOAT_LIST, DATA(crop_scale), 1e-6, 1, NULL, NULL, "training: share of the area of a random crop, least and most (torchvision: 0.08,1)"},
+    {"crop_ratio", OPTION_FLOAT_LIST, DATA(crop_ratio), 1e-3, 1e3, NULL, NULL, "with crop_scale: width / height of the crop, least and most (0.75,1.333)"},
+    AUGMENTATION(DATA),
+    {"resize", OPTION_INT, DATA(resize), 0, 16384, "0", NULL, "evaluation: shorter side of the picture before the centre crop; 0: as the crop"},
+    {"crops", OPTION_INT, DATA(crops), 1, 10, "1", NULL, "mlsnet eval: 10: corners and centre, and these mirrored, averaged; 1: the centre"},
+    {"train", OPTION_STRING, DATA(train), 0, 0, NULL, NULL, "type=list: file with a training picture's path a line, and its label or not"},
+    {"valid", OPTION_STRING, DATA(valid), 0, 0, NULL, NULL, "type=list: the same of the test pictures"},
+    {"labels", OPTION_STRING, DATA(labels), 0, 0, NULL, NULL, "type=list: file with a class label a line, as paths contain them; otherwise names"},
+    {"on_bad_image", OPTION_CHOICE, DATA(on_bad_image), 0, 0, "skip", "skip stop", "pictures that cannot be read; more than 1 % of them always stop"},
+    {"cache", OPTION_INT, DATA(cache), 0, 1048576, "1024", NULL, "MiB of decoded picture files that are kept in memory"},
+    {"loader_threads", OPTION_INT, DATA(loader_threads), 0, 64, "0", NULL, "threads that prepare pictures; 0: all cores for picture files, else 1"},
     {0},
 };
 // clang-format on

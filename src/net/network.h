@@ -2,6 +2,7 @@
 #ifndef NET_NETWORK_H
 #define NET_NETWORK_H
 
+#include "net/data_options.h"
 #include "net/layer.h"
 #include "net/mls_options.h"
 #include "net/profile.h"
@@ -13,6 +14,7 @@ struct net_settings {
     int height, width, channels;
     char *kernel;       // name of the MLS kernel set; NULL: the best this processor has
     struct mls_settings mls;
+    struct augmentation_options augmentation; // for the data floor
 };
 extern const struct option_description net_option_table[];      // without the mls_* ones (see mls_option_table)
 extern const struct option_description training_option_table[]; // training_options.h

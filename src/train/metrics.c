@@ -25,6 +25,19 @@ int metrics_prediction(const float *scores, int classes)
     return best;
 }
 
+void metrics_top(const float *scores, int classes, int count, int *top)
+{
+    int used = 0;
+    for (int i = 0; i < classes; i++) {
+        int at = used;
+        while (at > 0 && scores[top[at - 1]] < scores[i]) at--;
+        if (at == count) continue;
+        if (used < count) used++;
+        for (int k = used - 1; k > at; k--) top[k] = top[k - 1];
+        top[at] = i;
+    }
+}
+
 // How many classes come before the label.
 static int rank_of(const float *scores, int classes, int label)
 {

@@ -16,6 +16,8 @@ void metrics_release(struct metrics *metrics);
 // scores[images][classes]. A prediction is the class of the highest score, the lowest index among equals.
 void metrics_add(struct metrics *metrics, const float *scores, const int *labels, int images);
 int metrics_prediction(const float *scores, int classes);
+// Classes of the `count` highest scores, the highest first, the lowest index among equals. count <= classes.
+void metrics_top(const float *scores, int classes, int count, int *top);
 double metrics_precision(const struct metrics *metrics, int class); // of the predictions of the class; 0 if none
 double metrics_recall(const struct metrics *metrics, int class);    // of the pictures of the class; 0 if none
 

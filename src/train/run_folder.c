@@ -10,7 +10,7 @@
 #include "base/file.h"
 #include "base/memory.h"
 
-#define HEADER "epoch,step,learning_rate,train_loss,train_accuracy,test_loss,top1,top5,images_per_second,seconds\n"
+#define HEADER "epoch,step,learning_rate,train_loss,train_accuracy,test_loss,top1,top5,images_per_second,seconds,waited\n"
 
 void run_folder_file(const struct run_folder *folder, const char *name, char path[4096])
 {
@@ -29,13 +29,13 @@ static bool make_folders(char *path, struct error *error)
     }
 }
 
-bool run_folder_open(struct run_folder *folder, const char *path, const char *cfg_path, struct error *error)
+bool run_folder_open(struct run_folder *folder, const char *path, const char *parent, const char *cfg_path, struct error *error)
 {
     const char *slash = strrchr(cfg_path, '/'), *name = slash ? slash + 1 : cfg_path;
     size_t length = strlen(name);
     if (length > 4 && strcmp(name + length - 4, ".cfg") == 0) length -= 4;
     int written = path ? snprintf(folder->path, sizeof folder->path, "%s", path)
-                       : snprintf(folder->path, sizeof folder->path, "results/%.*s", (int)length, name);
+                       : snprintf(folder->path, sizeof folder->path, "%s/%.*s", parent ? parent : "results", (int)length, name);
     if (written <= 0 || (size_t)written >= sizeof folder->path) return error_set(error, "--output: expected a shorter path");
     if (!make_folders(folder->path, error)) return false;
     char probe[4096];
@@ -79,9 +79,38 @@ bool run_folder_append(const struct run_folder *folder, const struct epoch_row *
     run_folder_file(folder, "log.csv", path);
     FILE *file = fopen(path, "a");
     if (!file) return error_set(error, "%s: cannot open: %s", path, strerror(errno));
-    fprintf(file, "%ld,%ld,%.6g,%.6f,%.6f,%.6f,%.6f,%.6f,%.1f,%.1f\n", row->epoch, row->step, row->rate, row->train_loss,
-            row->train_accuracy, row->test_loss, row->top1, row->top5, row->images_per_second, row->seconds);
+    fprintf(file, "%ld,%ld,%.6g,%.6f,%.6f,%.6f,%.6f,%.6f,%.1f,%.1f,%.4f\n", row->epoch, row->step, row->rate, row->train_loss,
+            row->train_accuracy, row->test_loss, row->top1, row->top5, row->images_per_second, row->seconds, row->waited);
     bool good = fflush(file) == 0 && fsync(fileno(file)) == 0;
     good &= fclose(file) == 0;
     return good || error_set(error, "%s: cannot write: %s", path, strerror(errno));
+}
+
+static bool has_line(const char *text, const char *line)
+{
+    size_t length = strlen(line);
+    for (; text; text = (text = strchr(text, '\n')) ? text + 1 : NULL)
+        if (strncmp(text, line, length) == 0 && text[length] == '\n') return true;
+    return false;
+}
+
+bool run_folder_add_lines(const struct run_folder *folder, const char *name, const char *const *lines, int count, struct error *error)
+{
+    char path[4096];
+    size_t size = 0;
+    int used = 0;
+    run_folder_file(folder, name, path);
+    char *text = file_exists(path) ? (char *)file_read(path, (size_t)1 << 28, &size, error) : NULL;
+    if (!text && file_exists(path)) return false;
+    struct file_piece *pieces = memory_allocate(2 * (size_t)count + 1, sizeof *pieces, error);
+    for (int i = 0; pieces && i < count; i++) {
+        if (has_line(text, lines[i])) continue;
+        pieces[++used] = (struct file_piece){lines[i], strlen(lines[i])};
+        pieces[++used] = (struct file_piece){"\n", 1};
+    }
+    if (pieces) pieces[0] = (struct file_piece){text, size};
+    bool good = pieces && (used == 0 || file_write_atomically(path, pieces, used + 1, error));
+    memory_release(pieces);
+    memory_release(text);
+    return good;
 }

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <time.h>
 
+#include "base/memory.h"
 #include "train/schedule.h"
 #include "train/sgd.h"
 
@@ -13,23 +14,44 @@ static double now(void)
     return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
 }
 
+// Scores of a batch in `scores`: of its only crop, or the mean of all in `sum`. The loss is the mean over the crops, too.
+static bool score_batch(struct network *network, const struct batch *batch, float *sum, const float **scores, double *loss,
+                        struct error *error)
+{
+    int classes;
+    for (int k = 0; k < batch->crops; k++) {
+        struct pass pass = {.pool = network->pool, .images = batch->images, .labels = network->loss_layer ? batch->labels : NULL};
+        if (!network_forward(network, batch->input + (size_t)k * batch->crop_stride, &pass, error)) return false;
+        *scores = network_output(network, &classes);
+        *loss += network->loss / batch->crops;
+        if (batch->crops == 1) return true;
+        size_t count = (size_t)batch->images * (size_t)classes;
+        for (size_t i = 0; i < count; i++) sum[i] = (k ? sum[i] : 0) + (*scores)[i] / (float)batch->crops;
+    }
+    *scores = sum;
+    return true;
+}
+
 bool evaluate(struct network *network, struct loader *test, struct metrics *metrics, evaluation_batch each, void *context,
               struct error *error)
 {
     int classes;
     network_output(network, &classes);
     if (!metrics_create(metrics, classes, error)) return false;
-    if (!loader_start(test, 0, 0, error)) return false;
-    for (;;) {
-        struct batch batch = loader_next(test);
-        if (batch.images == 0) return true;
-        struct pass pass = {.pool = network->pool, .images = batch.images, .labels = network->loss_layer ? batch.labels : NULL};
-        if (!network_forward(network, batch.input, &pass, error)) return false;
-        const float *scores = network_output(network, &classes);
+    float *sum = memory_allocate((size_t)network->max_images * (size_t)classes, sizeof *sum, error);
+    bool good = sum && loader_start(test, 0, 0, error);
+    while (good) {
+        struct batch batch;
+        const float *scores;
+        good = loader_next(test, &batch, error);
+        if (!good || batch.images == 0) break;
+        good = score_batch(network, &batch, sum, &scores, &metrics->loss_sum, error);
+        if (!good) break;
         metrics_add(metrics, scores, batch.labels, batch.images);
-        metrics->loss_sum += network->loss;
         if (each) each(context, scores, &batch);
     }
+    memory_release(sum);
+    return good;
 }
 
 bool trainer_step(struct network *network, const struct training_settings *settings, const struct batch *batch, long step,
@@ -77,6 +99,8 @@ struct run {
     struct loader *train, *test;
     long total, per_epoch, begun_at; // steps
     double started, epoch_started, saved, epoch_images; // epoch_images: computed by this process
+    double epoch_waited; // what the loader said when the epoch began
+    int listed[2];       // pictures in skipped.txt, of the training and the test split
 };
 
 static bool save(const struct run *run, const char *name, struct error *error)
@@ -102,6 +126,23 @@ static void report_step(const struct run *run)
     t->on_step(t->context, &progress);
 }
 
+// The pictures that were skipped, once each, in skipped.txt.
+static bool list_skipped(struct run *run, struct error *error)
+{
+    const struct split *splits[] = {&run->trainer->dataset->train, &run->trainer->dataset->test};
+    for (int k = 0; k < 2 && run->trainer->folder; k++) {
+        int first = run->listed[k], count = split_skipped(splits[k]) - first;
+        if (count == 0) continue;
+        const char **lines = memory_allocate((size_t)count, sizeof *lines, error);
+        for (int i = 0; lines && i < count; i++) lines[i] = split_skipped_text(splits[k], first + i);
+        bool good = lines && run_folder_add_lines(run->trainer->folder, "skipped.txt", lines, count, error);
+        memory_release(lines);
+        if (!good) return false;
+        run->listed[k] += count;
+    }
+    return true;
+}
+
 // Evaluates, keeps the best, logs the row, saves. The order makes a run that is killed anywhere in it go on right:
 // what was written too early is written again with the same content.
 static bool end_epoch(struct run *run, struct error *error)
@@ -110,10 +151,11 @@ static bool end_epoch(struct run *run, struct error *error)
     struct training_state *s = &t->state;
     double seconds = now() - run->epoch_started;
     struct metrics metrics = {0};
+    double waited = loader_waited_seconds(run->train) - run->epoch_waited;
     bool good = evaluate(t->network, run->test, &metrics, NULL, NULL, error);
     struct epoch_row row = {.epoch = s->epoch + 1, .step = s->step, .rate = (double)schedule_rate(t->settings, s->step - 1, run->total),
                             .train_loss = s->loss_sum / (double)s->images, .train_accuracy = (double)s->correct / (double)s->images,
-                            .images_per_second = run->epoch_images / seconds};
+                            .images_per_second = run->epoch_images / seconds, .waited = waited / seconds};
     if (good) {
         row.test_loss = metrics.loss_sum / (double)metrics.images;
         row.top1 = (double)metrics.top1 / (double)metrics.images;
@@ -129,9 +171,11 @@ static bool end_epoch(struct run *run, struct error *error)
     if (better) s->best = row.top1;
     if (better && !save(run, "best.safetensors", error)) return false;
     if (t->folder && !run_folder_append(t->folder, &row, error)) return false;
+    if (!list_skipped(run, error)) return false;
     if (t->on_epoch) t->on_epoch(t->context, &row);
     run->epoch_started = run->saved = now();
     run->epoch_images = 0;
+    run->epoch_waited = loader_waited_seconds(run->train);
     return save(run, "last.safetensors", error);
 }
 
@@ -139,7 +183,8 @@ static bool one_step(struct run *run, struct error *error)
 {
     struct trainer *t = run->trainer;
     struct training_state *s = &t->state;
-    struct batch batch = loader_next(run->train);
+    struct batch batch;
+    if (!loader_next(run->train, &batch, error)) return false;
     double loss_before = s->loss_sum;
     if (!trainer_step(t->network, t->settings, &batch, s->step, run->total, &s->loss_sum, &s->correct, error))
         return error_prefix(error, "step %ld: ", s->step);
@@ -177,12 +222,15 @@ bool trainer_run(struct trainer *t, struct error *error)
     t->finished = false;
     if (run.total == 0) return false;
     uint64_t seed = (uint64_t)t->settings->seed;
-    bool good = loader_create(t->dataset, true, t->network->settings.batch, seed, &run.train, error) &&
-                loader_create(t->dataset, false, t->network->max_images, seed, &run.test, error);
+    const struct loader_request train = {.dataset = t->dataset, .training = true, .batch = t->network->settings.batch, .seed = seed};
+    const struct loader_request test = {.dataset = t->dataset, .batch = t->network->max_images, .seed = seed};
+    bool good = loader_create(&train, &run.train, error) && loader_create(&test, &run.test, error);
     run.per_epoch = good ? loader_batches_per_epoch(run.train) : 0;
     good = good && loader_start(run.train, (uint64_t)t->state.epoch, (int)t->state.batch, error);
     run.started = run.epoch_started = run.saved = now();
     good = good && loop(&run, error);
+    struct error problem;
+    if (!list_skipped(&run, &problem) && good) good = error_set(error, "%s", problem.message); // an older error stays
     loader_destroy(run.train);
     loader_destroy(run.test);
     return good;
