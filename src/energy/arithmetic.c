@@ -119,15 +119,44 @@ static void add_reduction(struct operations *o, const struct arithmetic *arithme
 // ---------------------------------------------------------------------------------------------
 // Counts of one convolution (mls-format.md section 4)
 
-static double positions(const struct convolution_shape *s)
+// Along one axis: products, and the outputs, inputs and taps that have any; each tap k meets the outputs y with
+// 0 <= y * stride + k - padding < input.
+struct axis {
+    double products, outputs, inputs, taps;
+};
+
+// Inputs that lie under a tap: inputs r with (r + padding - k) a multiple of stride, for some k < kernel.
+static double inputs_reached(int input, int output, int kernel, int stride, int padding)
 {
-    return window_positions(s->in_height, s->out_height, s->kernel_height, s->stride, s->padding) *
-           window_positions(s->in_width, s->out_width, s->kernel_width, s->stride, s->padding);
+    double reached = 0;
+    for (int r = 0; r < input; r++) {
+        int last = (r + padding) / stride; // the last window that begins at or before r
+        if (last > output - 1) last = output - 1;
+        reached += last * stride + kernel > r + padding;
+    }
+    return reached;
+}
+
+static struct axis axis_of(int input, int output, int kernel, int stride, int padding)
+{
+    struct axis axis = {.products = window_positions(input, output, kernel, stride, padding),
+                        .inputs = inputs_reached(input, output, kernel, stride, padding)};
+    for (int y = 0; y < output; y++) axis.outputs += y * stride - padding < input && y * stride - padding + kernel > 0;
+    for (int k = 0; k < kernel; k++) axis.taps += window_positions(input, output, 1, stride, padding - k) > 0;
+    return axis;
+}
+
+// Over both axes, for an image and a pair of channels.
+static struct axis area_of(const struct convolution_shape *s)
+{
+    struct axis a = axis_of(s->in_height, s->out_height, s->kernel_height, s->stride, s->padding);
+    struct axis b = axis_of(s->in_width, s->out_width, s->kernel_width, s->stride, s->padding);
+    return (struct axis){a.products * b.products, a.outputs * b.outputs, a.inputs * b.inputs, a.taps * b.taps};
 }
 
 double convolution_products(const struct convolution_shape *s, int images)
 {
-    return positions(s) * images * s->out_channels * (s->in_channels / s->groups);
+    return area_of(s).products * images * s->out_channels * (s->in_channels / s->groups);
 }
 
 static int greatest_common_divisor(int a, int b)
@@ -151,18 +180,19 @@ static int span_of(const struct operand_format *format, enum mls_group along, in
     return divided && format->group_size < channels ? format->group_size : 0;
 }
 
-// Forward (over the input channels of a convolution group) and input error (over its output channels).
-static void set_channel_groups(struct reduction *r, int channels, enum mls_group weights_along, const struct convolution_shape *s, double outputs)
+// Forward (over the input channels of a convolution group) and input error (over its output channels). `reached`: results that
+// have a product.
+static void set_channel_groups(struct reduction *r, int channels, enum mls_group weights_along, const struct convolution_shape *s, double reached)
 {
     double longest, taps = (double)s->kernel_height * s->kernel_width;
     double runs = runs_of(channels, span_of(r->a, weights_along, channels), span_of(r->b, MLS_GROUP_C, channels), &longest);
     bool each_pixel = (r->a->each_pixel && has_groups(r->a)) || (r->b->each_pixel && has_groups(r->b));
-    r->groups = each_pixel ? r->products / channels * runs : outputs * runs;
+    r->groups = each_pixel ? r->products / channels * runs : reached * runs;
     r->longest = longest * (each_pixel ? 1 : taps);
 }
 
 // Over images and pixels; a group is at most an image.
-static void set_image_groups(struct reduction *r, const struct convolution_shape *s, int images)
+static void set_image_groups(struct reduction *r, const struct convolution_shape *s, int images, double reached)
 {
     bool by_image = false, each_pixel = false;
     const struct operand_format *const formats[2] = {r->a, r->b};
@@ -172,7 +202,7 @@ static void set_image_groups(struct reduction *r, const struct convolution_shape
         each_pixel = each_pixel || formats[k]->each_pixel;
     }
     double pixels = (double)s->out_height * s->out_width;
-    r->groups = each_pixel ? r->products : r->results * (by_image ? images : 1);
+    r->groups = each_pixel ? r->products : reached * (by_image ? images : 1);
     r->longest = each_pixel ? 1 : pixels * (by_image ? 1 : images);
 }
 
@@ -261,8 +291,11 @@ struct layer_work {
 static void read_operand(const struct layer_work *w, enum operation_pass pass, enum mls_operand operand)
 {
     const struct operand_format *format = &w->arithmetic->operands[operand];
-    operations_move(w->operations, pass, operand, w->sizes[operand].elements, operand_bits(format));
-    operations_move(w->operations, pass, operand, w->sizes[operand].groups, format->scale_exponent + format->scale_mantissa);
+    struct traffic read = {.pass = pass, .operand = operand, .elements = w->sizes[operand].elements, .bits = operand_bits(format), .low_bit = !w->is_float};
+    operations_add_traffic(w->operations, read);
+    read.elements = w->sizes[operand].groups;
+    read.bits = format->scale_exponent + format->scale_mantissa;
+    operations_add_traffic(w->operations, read);
 }
 
 // One convolution from operands a and b; its result has the size of the third operand.
@@ -275,12 +308,13 @@ static void add_convolution(const struct layer_work *w, enum operation_pass pass
     struct reduction r = {.pass = pass, .a = &arithmetic->operands[a], .b = &arithmetic->operands[b],
                           .products = convolution_products(s, o->images), .results = w->sizes[result].elements};
     r.scaled = has_groups(r.a) || has_groups(r.b);
+    struct axis area = area_of(s);
     if (pass == IN_FORWARD)
-        set_channel_groups(&r, s->in_channels / s->groups, MLS_GROUP_C, s, r.results);
+        set_channel_groups(&r, s->in_channels / s->groups, MLS_GROUP_C, s, area.outputs * o->images * s->out_channels);
     else if (pass == IN_INPUT_ERROR)
-        set_channel_groups(&r, s->out_channels / s->groups, MLS_GROUP_N, s, r.results);
+        set_channel_groups(&r, s->out_channels / s->groups, MLS_GROUP_N, s, area.inputs * o->images * s->in_channels);
     else
-        set_image_groups(&r, s, o->images);
+        set_image_groups(&r, s, o->images, area.taps * s->out_channels * (s->in_channels / s->groups));
     if (w->is_float)
         operations_add_products(o, pass, r.products);
     else

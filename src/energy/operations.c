@@ -40,16 +40,22 @@ void operations_add(struct operations *operations, enum operation_pass pass, enu
     for (int i = 0; i < MOST_UNITS && units[i].type != NO_UNIT; i++) operation->units[i] = units[i];
 }
 
-void operations_move(struct operations *operations, enum operation_pass pass, enum mls_operand operand, double elements, double bits)
+void operations_add_traffic(struct operations *operations, struct traffic row)
 {
-    if (elements == 0) return;
+    if (row.elements == 0) return;
     void *items = operations->traffic;
     if (!grow(&items, operations->traffic_count, &operations->traffic_room, sizeof *operations->traffic)) {
         operations->failed = true;
         return;
     }
     operations->traffic = items;
-    operations->traffic[operations->traffic_count++] = (struct traffic){operations->layer, pass, operand, elements, bits};
+    row.layer = operations->layer;
+    operations->traffic[operations->traffic_count++] = row;
+}
+
+void operations_move(struct operations *operations, enum operation_pass pass, enum mls_operand operand, double elements, double bits)
+{
+    operations_add_traffic(operations, (struct traffic){.pass = pass, .operand = operand, .elements = elements, .bits = bits});
 }
 
 void operations_release(struct operations *operations)

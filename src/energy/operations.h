@@ -70,6 +70,7 @@ struct traffic {
     enum mls_operand operand;
     double elements;
     double bits;
+    bool low_bit; // an operand of a low-bit convolution (of the format compared, too), read by it
 };
 
 struct arithmetic; // energy/arithmetic.h
@@ -96,6 +97,8 @@ extern const char *const unit_names[], *const operand_names[];
 // `count` operations, each of these units (up to MOST_UNITS, ended by one with type NO_UNIT). Nothing if count is 0.
 void operations_add(struct operations *operations, enum operation_pass pass, enum operation_kind kind, double count,
                     const struct unit *units);
+// Traffic of the layer at hand; nothing if there are no elements.
+void operations_add_traffic(struct operations *operations, struct traffic traffic);
 void operations_move(struct operations *operations, enum operation_pass pass, enum mls_operand operand, double elements, double bits);
 void operations_release(struct operations *operations);
 

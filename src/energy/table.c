@@ -43,7 +43,7 @@ struct format_settings {
 
 const struct option_description energy_format_option_table[] = {
     {"name", OPTION_STRING, AT(name), 0, 0, NULL, NULL, "for --against"},
-    {"help", OPTION_STRING, AT(help), 0, 0, "", NULL, "one line"},
+    {"help", OPTION_STRING, AT(help), 0, 0, NULL, NULL, "one line"},
     BITS("", all, ""),
     BITS("weight_", operand[MLS_WEIGHT], ", weights only"),
     BITS("activation_", operand[MLS_ACTIVATION], ", activations only"),

@@ -84,6 +84,38 @@ static float tensor_factor(const struct mls_tensor *a, const struct mls_tensor *
     return ldexpf(a->tensor_scale, -mls_fraction_bits(&a->format)) * ldexpf(b->tensor_scale, -mls_fraction_bits(&b->format));
 }
 
+// Along one axis: whether tap k of output `from` lies inside the picture.
+static bool inside(int output, int k, int stride, int padding, int input)
+{
+    int at = output * stride + k - padding;
+    return at >= 0 && at < input;
+}
+
+// Whether output y, tap k or input r, along one axis, has any product at all. The group pairs of results without one are not
+// added up: each would add 0 to 0.
+static bool output_has_products(int y, int kernel, int stride, int padding, int input)
+{
+    for (int k = 0; k < kernel; k++)
+        if (inside(y, k, stride, padding, input)) return true;
+    return false;
+}
+
+static bool tap_has_products(int k, int outputs, int stride, int padding, int input)
+{
+    for (int y = 0; y < outputs; y++)
+        if (inside(y, k, stride, padding, input)) return true;
+    return false;
+}
+
+static bool input_has_products(int r, int kernel, int outputs, int stride, int padding)
+{
+    for (int k = 0; k < kernel; k++) {
+        int at = r + padding - k;
+        if (at >= 0 && at % stride == 0 && at / stride < outputs) return true;
+    }
+    return false;
+}
+
 // Sum over the window of one input channel, for output pixel (y, x).
 COUNTABLE int64_t window_sum(const struct convolution_shape *s, const struct mls_tensor *weights,
                           const struct mls_tensor *activations, int n, int o, int w, int i, int y, int x, struct mls_counts *counts)
@@ -112,9 +144,11 @@ COUNTABLE void convolve_forward(const struct convolution_shape *s, const struct 
         for (int o = 0; o < s->out_channels; o++)
             for (int y = 0; y < s->out_height; y++)
                 for (int x = 0; x < s->out_width; x++) {
+                    bool reached = output_has_products(y, s->kernel_height, s->stride, s->padding, s->in_height) &&
+                                   output_has_products(x, s->kernel_width, s->stride, s->padding, s->in_width);
                     float total = 0;
                     int64_t sum = 0;
-                    for (int w = 0; w < per_group; w++) {
+                    for (int w = 0; reached && w < per_group; w++) {
                         int i = o / outputs * per_group + w;
                         sum += window_sum(s, weights, activations, n, o, w, i, y, x, counts);
                         bool last = w + 1 == per_group ||
@@ -169,9 +203,11 @@ COUNTABLE void convolve_input_error(const struct convolution_shape *s, const str
             for (int r = 0; r < s->in_height; r++)
                 for (int c = 0; c < s->in_width; c++) {
                     int w = i % per_group, first = i / per_group * outputs;
+                    bool reached = input_has_products(r, s->kernel_height, s->out_height, s->stride, s->padding) &&
+                                   input_has_products(c, s->kernel_width, s->out_width, s->stride, s->padding);
                     float total = 0;
                     int64_t sum = 0;
-                    for (int o = first; o < first + outputs; o++) {
+                    for (int o = first; reached && o < first + outputs; o++) {
                         sum += transposed_window_sum(s, weights, errors, n, o, w, r, c, counts);
                         bool last = o + 1 == first + outputs ||
                                     mls_group_index(&weights->grouping, o + 1, w) != mls_group_index(&weights->grouping, o, w) ||
@@ -226,9 +262,11 @@ COUNTABLE void convolve_weight_gradient(const struct convolution_shape *s, const
             for (int ky = 0; ky < s->kernel_height; ky++)
                 for (int kx = 0; kx < s->kernel_width; kx++) {
                     int i = o / outputs * per_group + w;
+                    bool reached = tap_has_products(ky, s->out_height, s->stride, s->padding, s->in_height) &&
+                                   tap_has_products(kx, s->out_width, s->stride, s->padding, s->in_width);
                     float total = 0;
                     int64_t sum = 0;
-                    for (int n = 0; n < s->images; n++) {
+                    for (int n = 0; reached && n < s->images; n++) {
                         sum += pixel_sum(s, activations, errors, n, o, i, ky, kx, counts);
                         if (one_group && n + 1 < s->images) continue;
                         total = add_group(sum, scale_at(activations, n, i), scale_at(errors, n, o), total, counts);
