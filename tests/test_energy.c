@@ -110,7 +110,7 @@ static void check_layer(const char *what, const struct network *network, int ind
     struct mls_tensor tensors[3];
     struct mls_counts forward = {0}, backward = {0}, passes[3] = {{0}, {0}, {0}};
     for (int k = 0; k < 3; k++) quantize_random(&formats[k], (enum mls_operand)k, dims[k], s.groups, &tensors[k], k == MLS_ERROR ? &backward : &forward);
-    float *result = memory_allocate(8192, sizeof(float), NULL);
+    float *result = memory_allocate(32768, sizeof(float), NULL);
     mls_convolution_forward_counted(&s, &tensors[0], &tensors[1], result, &passes[0]);
     if (index > 0) mls_convolution_input_error_counted(&s, &tensors[0], &tensors[2], result, &passes[1]);
     mls_convolution_weight_gradient_counted(&s, &tensors[1], &tensors[2], result, &passes[2]);
@@ -139,7 +139,7 @@ static void check_network(const char *net_options, const char *middle)
 }
 
 static const char *const middles[] = {"size=3\npadding=1", "size=3\npadding=1\nstride=2", "size=1\nstride=2", "size=4\npadding=3\nstride=3\ngroups=2",
-                                      "size=3\npadding=4\nstride=1", "size=3\npadding=1\ngroups=6\nstride=2", "size=2\nstride=4"};
+                                      "size=3\npadding=4\nstride=1", "size=3\npadding=1\ngroups=6\nstride=2", "size=2\nstride=4", "size=9\npadding=2"};
 
 // All groupings and group sizes (1000: whole), all windows of `middles`.
 static void test_groupings(void **state)
@@ -164,7 +164,7 @@ static void test_formats(void **state)
         "weight_group=nc\nweight_group_size=4\nactivation_group=nc\nactivation_group_size=6\nerror_group=c\nerror_group_size=5",
         "weight_group=n\nweight_group_size=3\nactivation_group=none\nerror_group=none", "weight_group=none\nactivation_group=c\nactivation_group_size=7\nerror_group=n",
         "scale_exponent=2\nscale_mantissa=0", "scale_exponent=1\nscale_mantissa=1\nrounding=stochastic", "rounding=nearest", "exponent=0\nmantissa=7",
-        "exponent=3\nmantissa=4\nrounding=stochastic", "activation_mantissa=2\nexponent=2\nmantissa=4"};
+        "exponent=3\nmantissa=4\nrounding=stochastic", "exponent=3\nmantissa=1\nrounding=stochastic", "activation_mantissa=2\nexponent=2\nmantissa=4"};
     for (size_t i = 0; i < sizeof options / sizeof options[0]; i++) check_network(options[i], middles[i % 4]);
 }
 
