@@ -258,6 +258,8 @@ static struct energy_table *read_table(void)
     struct diagnostics diagnostics = {.path = "cfg/energy/horowitz-45nm.cfg"};
     struct energy_table *table = energy_table_read(diagnostics.path, &diagnostics);
     if (!table) fail_msg("%s", diagnostics.text);
+    diagnostics.path = "cfg/energy/formats.cfg";
+    if (!energy_table_read_formats(table, diagnostics.path, &diagnostics)) fail_msg("%s", diagnostics.text);
     return table;
 }
 

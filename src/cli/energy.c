@@ -12,10 +12,11 @@
 #include "net/operations.h"
 
 #define DEFAULT_TABLE "cfg/energy/horowitz-45nm.cfg"
+#define DEFAULT_FORMATS "cfg/energy/formats.cfg"
 
 struct options {
     struct session_request session;
-    const char *table, *against;
+    const char *table, *formats, *against;
     bool memory, json, csv;
 };
 
@@ -25,16 +26,16 @@ static int fail(const char *text)
     return 1;
 }
 
-// The default table: here, or where the program is.
-static const char *default_table(char *path, size_t size)
+// A file that comes with the program: here, or where the program is.
+static const char *own_file(const char *name, char *path, size_t size)
 {
     char folder[512];
-    if (file_exists(DEFAULT_TABLE)) return DEFAULT_TABLE;
+    if (file_exists(name)) return name;
     ssize_t length = readlink("/proc/self/exe", folder, sizeof folder - 1);
     folder[length > 0 ? length : 0] = 0;
     char *slash = strrchr(folder, '/');
     if (slash) *slash = 0;
-    return slash && file_join(path, size, folder, DEFAULT_TABLE) && file_exists(path) ? path : DEFAULT_TABLE;
+    return slash && file_join(path, size, folder, name) && file_exists(path) ? path : name;
 }
 
 static bool count(const struct session *session, const struct arithmetic *instead, struct energy_run *run)
@@ -60,9 +61,9 @@ static bool add_against(struct energy_report *report, const struct session *sess
         if (!all) return true;
     }
     if (all) return true;
-    fprintf(stderr, "mlsnet energy: --against %s: expected all, or some of", name);
+    fprintf(stderr, "mlsnet energy: --against %s: no such format; expected all, or some of", name);
     for (int i = 0; i < table->format_count; i++) fprintf(stderr, "%s %s", i ? "," : "", table->formats[i].name);
-    fprintf(stderr, " (%s)\n", report->table_path);
+    fputs("\n", stderr);
     return false;
 }
 
@@ -89,9 +90,9 @@ static void release(struct energy_report *report)
     memory_release(report->against);
 }
 
-static int run(const struct options *options, const struct session *session, const struct energy_table *table, const char *path)
+static int run(const struct options *options, const struct session *session, const struct energy_table *table)
 {
-    struct energy_report report = {.network = session->network, .table_path = path, .prices = &table->prices,
+    struct energy_report report = {.network = session->network, .table_path = options->table, .prices = &table->prices,
                                    .images = session->network->settings.batch, .memory = options->memory, .own = {.name = "this cfg"}};
     bool good = count(session, NULL, &report.own) || fail("out of memory") == 0;
     good = good && add_all_against(&report, session, table, options->against);
@@ -100,29 +101,43 @@ static int run(const struct options *options, const struct session *session, con
     return good ? 0 : 2;
 }
 
+static struct energy_table *read_table(const struct options *options)
+{
+    char buffer[1024];
+    struct diagnostics diagnostics = {.path = options->table};
+    struct energy_table *table = energy_table_read(options->table, &diagnostics);
+    if (table) {
+        diagnostics.path = options->formats ? options->formats : own_file(DEFAULT_FORMATS, buffer, sizeof buffer);
+        energy_table_read_formats(table, diagnostics.path, &diagnostics);
+    }
+    if (table && !diagnostics.count) return table;
+    fputs(diagnostics.text ? diagnostics.text : "mlsnet: out of memory\n", stderr);
+    diagnostics_release(&diagnostics);
+    energy_table_release(table);
+    return NULL;
+}
+
 int command_energy(int argc, char **argv)
 {
     struct options options = {.session = SESSION_REQUEST_DEFAULTS, .against = "fp32,fp8"};
     const struct argument table[] = {
         SESSION_ARGUMENTS(options.session),
-        {"--table", ARGUMENT_TEXT, &options.table, "prices and formats (default: " DEFAULT_TABLE ")"},
-        {"--against", ARGUMENT_TEXT, &options.against, "formats of the table to compare with, or all (default: fp32,fp8)"},
+        {"--table", ARGUMENT_TEXT, &options.table, "prices (default: " DEFAULT_TABLE ")"},
+        {"--formats", ARGUMENT_TEXT, &options.formats, "formats to compare with (default: " DEFAULT_FORMATS ")"},
+        {"--against", ARGUMENT_TEXT, &options.against, "names of formats to compare with, or all (default: fp32,fp8)"},
         {"--memory", ARGUMENT_FLAG, &options.memory, "memory traffic too"},
         {"--json", ARGUMENT_FLAG, &options.json, "print as JSON, with the units of every operation"},
         {"--csv", ARGUMENT_FLAG, &options.csv, "print a row for each layer, pass and kind"}, {0}};
     enum arguments_result result = arguments_parse(argc, argv, "CFG [options]", table);
     if (result != ARGUMENTS_GO_ON) return (int)result;
     char buffer[1024];
-    const char *path = options.table ? options.table : default_table(buffer, sizeof buffer);
-    struct diagnostics diagnostics = {.path = path};
-    struct energy_table *prices = energy_table_read(path, &diagnostics);
-    if (!prices) fputs(diagnostics.text ? diagnostics.text : "mlsnet: out of memory\n", stderr);
-    diagnostics_release(&diagnostics);
+    if (!options.table) options.table = own_file(DEFAULT_TABLE, buffer, sizeof buffer);
+    struct energy_table *prices = read_table(&options);
     if (!prices) return 2;
     struct session session;
     options.session.max_images = 1; // nothing is computed
     int status = session_open(&session, &options.session);
-    if (status == 0) status = run(&options, &session, prices, path);
+    if (status == 0) status = run(&options, &session, prices);
     session_close(&session);
     energy_table_release(prices);
     return status;

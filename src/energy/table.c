@@ -128,36 +128,48 @@ static void read_prices(struct energy_table *table, struct cfg_section *section,
     options_report_unknown(section, tables, diagnostics);
 }
 
-static void read_sections(struct energy_table *table, struct cfg *cfg, struct diagnostics *diagnostics)
+// Returns the number of [energy] sections.
+static int read_sections(struct energy_table *table, struct cfg *cfg, bool with_prices, struct diagnostics *diagnostics)
 {
     int prices = 0;
     for (int i = 0; i < cfg->section_count; i++) {
         struct cfg_section *section = &cfg->sections[i];
         if (strcmp(section->name, "format") == 0) {
             read_format(table, section, diagnostics);
-        } else if (strcmp(section->name, "energy") != 0) {
-            diagnostics_add(diagnostics, section->line, section->name, "unknown section: expected [energy] or [format]");
+        } else if (!with_prices || strcmp(section->name, "energy") != 0) {
+            diagnostics_add(diagnostics, section->line, section->name, "unknown section: expected %s[format]", with_prices ? "[energy] or " : "");
         } else if (prices++) {
             diagnostics_add(diagnostics, section->line, section->name, "a second [energy] section");
         } else {
             read_prices(table, section, diagnostics);
         }
     }
-    if (!prices) diagnostics_add(diagnostics, 1, "energy", "missing: an energy table has a section [energy] with its prices");
+    return prices;
+}
+
+// Takes over cfg.
+static bool add_sections(struct energy_table *table, struct cfg *cfg, bool with_prices, struct diagnostics *diagnostics)
+{
+    if (!cfg) return false;
+    int before = diagnostics->count;
+    size_t most = (size_t)table->format_count + (size_t)cfg->section_count;
+    struct energy_format *grown = realloc(table->formats, (most + 1) * sizeof *grown);
+    if (!grown) {
+        diagnostics_add(diagnostics, 1, NULL, "out of memory");
+    } else {
+        table->formats = grown;
+        if (!read_sections(table, cfg, with_prices, diagnostics) && with_prices)
+            diagnostics_add(diagnostics, 1, "energy", "missing: an energy table has a section [energy] with its prices");
+    }
+    cfg_release(cfg);
+    return diagnostics->count == before;
 }
 
 static struct energy_table *table_of(struct cfg *cfg, struct diagnostics *diagnostics)
 {
-    if (!cfg) return NULL;
-    int before = diagnostics->count;
-    struct energy_table *table = calloc(1, sizeof *table);
-    if (table) table->formats = calloc((size_t)cfg->section_count + 1, sizeof *table->formats);
-    if (table && table->formats)
-        read_sections(table, cfg, diagnostics);
-    else
-        diagnostics_add(diagnostics, 1, NULL, "out of memory");
-    cfg_release(cfg);
-    if (diagnostics->count == before) return table;
+    struct energy_table *table = cfg ? calloc(1, sizeof *table) : NULL;
+    if (table && add_sections(table, cfg, true, diagnostics)) return table;
+    if (cfg && !table) diagnostics_add(diagnostics, 1, NULL, "out of memory");
     energy_table_release(table);
     return NULL;
 }
@@ -170,6 +182,11 @@ struct energy_table *energy_table_read(const char *path, struct diagnostics *dia
 struct energy_table *energy_table_parse(const char *path, const char *text, size_t length, struct diagnostics *diagnostics)
 {
     return table_of(cfg_parse(path, text, length, diagnostics), diagnostics);
+}
+
+bool energy_table_read_formats(struct energy_table *table, const char *path, struct diagnostics *diagnostics)
+{
+    return add_sections(table, cfg_read(path, diagnostics), false, diagnostics);
 }
 
 void energy_table_release(struct energy_table *table)

@@ -1,5 +1,5 @@
-// Energy tables: what one arithmetic unit of some technology takes, from a text file in the syntax of cfg files, with the
-// arithmetics of other number formats to compare with ([format] sections).
+// Energy tables, text files in the syntax of cfg files: [energy] says what the arithmetic units of some technology take, [format]
+// sections, in the same file or in others, are the arithmetics of other number formats to compare with.
 //
 // The rules for widths that were not published, each through both published points (figures are those of horowitz-45nm.cfg):
 //   integer add        linear in the bits                               8: 0.03, 32: 0.1 pJ
@@ -41,6 +41,8 @@ extern const struct option_description energy_option_table[], energy_format_opti
 // NULL with all that is wrong in diagnostics.
 struct energy_table *energy_table_read(const char *path, struct diagnostics *diagnostics);
 struct energy_table *energy_table_parse(const char *path, const char *text, size_t length, struct diagnostics *diagnostics);
+// Adds the formats of a file that has no [energy] section.
+bool energy_table_read_formats(struct energy_table *table, const char *path, struct diagnostics *diagnostics);
 void energy_table_release(struct energy_table *table);
 const struct energy_format *energy_table_find(const struct energy_table *table, const char *name);
 
