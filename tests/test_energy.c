@@ -58,7 +58,8 @@ static void assert_count(const char *what, const char *kind, double formula, dou
 // ---------------------------------------------------------------------------------------------
 // Formula against execution
 
-static void compare_convolution(const char *what, const struct operations *o, int layer, enum operation_pass pass, const struct mls_counts *c)
+static void compare_convolution(const char *what, const struct operations *o, int layer, enum operation_pass pass,
+                    const struct mls_counts *c)
 {
     assert_count(what, "element multiply", counted(o, layer, pass, ELEMENT_MULTIPLY), (double)c->element_multiply);
     assert_count(what, "element accumulate", counted(o, layer, pass, ELEMENT_ACCUMULATE), (double)c->element_accumulate);
@@ -67,7 +68,8 @@ static void compare_convolution(const char *what, const struct operations *o, in
     assert_count(what, "tensor scale", counted(o, layer, pass, TENSOR_SCALE), (double)c->tensor_scale);
 }
 
-static void compare_quantization(const char *what, const struct operations *o, int layer, enum operation_pass pass, const struct mls_counts *c)
+static void compare_quantization(const char *what, const struct operations *o, int layer, enum operation_pass pass,
+                    const struct mls_counts *c)
 {
     assert_count(what, "maximum", counted(o, layer, pass, QUANTIZE_MAXIMUM), (double)c->maximum);
     assert_count(what, "division", counted(o, layer, pass, QUANTIZE_DIVISION), (double)c->division);
@@ -76,8 +78,8 @@ static void compare_quantization(const char *what, const struct operations *o, i
     assert_count(what, "random bits", counted(o, layer, pass, QUANTIZE_RANDOM), (double)c->random_bits);
 }
 
-static void quantize_random(const struct mls_format *format, enum mls_operand operand, const int dims[4], int groups, struct mls_tensor *out,
-                            struct mls_counts *counts)
+static void quantize_random(const struct mls_format *format, enum mls_operand operand, const int dims[4], int groups,
+                            struct mls_tensor *out, struct mls_counts *counts)
 {
     size_t n = (size_t)dims[0] * (size_t)dims[1] * (size_t)dims[2] * (size_t)dims[3];
     float *values = memory_allocate(n, sizeof(float), NULL);
@@ -93,23 +95,27 @@ static void check_layer(const char *what, const struct network *network, int ind
     const struct layer *layer = network->layers[index];
     struct mls_settings settings = {0};
     struct { int size, stride, padding, groups; } window = {0};
-    static const struct option_description options[] = {{"size", OPTION_INT, 0, 1, 9, "1", NULL, ""}, {"stride", OPTION_INT, 4, 1, 9, "1", NULL, ""},
-                                                        {"padding", OPTION_INT, 8, 0, 9, "0", NULL, ""}, {"groups", OPTION_INT, 12, 1, 99, "1", NULL, ""}, {0}};
+    static const struct option_description options[] = {
+        {"size", OPTION_INT, 0, 1, 9, "1", NULL, ""}, {"stride", OPTION_INT, 4, 1, 9, "1", NULL, ""},
+        {"padding", OPTION_INT, 8, 0, 9, "0", NULL, ""}, {"groups", OPTION_INT, 12, 1, 99, "1", NULL, ""}, {0}};
     struct diagnostics diagnostics = {0};
-    assert_true(options_read(mls_option_table, layer->section, &settings, &diagnostics) && options_read(options, layer->section, &window, &diagnostics));
+    assert_true(options_read(mls_option_table, layer->section, &settings, &diagnostics));
+    assert_true(options_read(options, layer->section, &window, &diagnostics));
     int mls;
     struct mls_format formats[3];
     mls_settings_resolve(&settings, &network->settings.mls, &mls, formats);
-    struct convolution_shape s = {.images = IMAGES, .in_channels = layer->input_shape.channels, .in_height = layer->input_shape.height,
-                                  .in_width = layer->input_shape.width, .out_channels = layer->output_shape.channels, .kernel_height = window.size,
-                                  .kernel_width = window.size, .stride = window.stride, .padding = window.padding, .groups = window.groups};
+    struct shape in = layer->input_shape;
+    struct convolution_shape s = {.images = IMAGES, .in_channels = in.channels, .in_height = in.height, .in_width = in.width,
+                                  .out_channels = layer->output_shape.channels, .kernel_height = window.size, .kernel_width = window.size,
+                                  .stride = window.stride, .padding = window.padding, .groups = window.groups};
     assert_true(convolution_shape_complete(&s, NULL));
     assert_int_equal(s.out_height, layer->output_shape.height);
     const int dims[3][4] = {{s.out_channels, s.in_channels / s.groups, window.size, window.size},
                             {IMAGES, s.in_channels, s.in_height, s.in_width}, {IMAGES, s.out_channels, s.out_height, s.out_width}};
     struct mls_tensor tensors[3];
     struct mls_counts forward = {0}, backward = {0}, passes[3] = {{0}, {0}, {0}};
-    for (int k = 0; k < 3; k++) quantize_random(&formats[k], (enum mls_operand)k, dims[k], s.groups, &tensors[k], k == MLS_ERROR ? &backward : &forward);
+    for (int k = 0; k < 3; k++)
+        quantize_random(&formats[k], (enum mls_operand)k, dims[k], s.groups, &tensors[k], k == MLS_ERROR ? &backward : &forward);
     float *result = memory_allocate(32768, sizeof(float), NULL);
     mls_convolution_forward_counted(&s, &tensors[0], &tensors[1], result, &passes[0]);
     if (index > 0) mls_convolution_input_error_counted(&s, &tensors[0], &tensors[2], result, &passes[1]);
@@ -138,8 +144,9 @@ static void check_network(const char *net_options, const char *middle)
     release(&b);
 }
 
-static const char *const middles[] = {"size=3\npadding=1", "size=3\npadding=1\nstride=2", "size=1\nstride=2", "size=4\npadding=3\nstride=3\ngroups=2",
-                                      "size=3\npadding=4\nstride=1", "size=3\npadding=1\ngroups=6\nstride=2", "size=2\nstride=4", "size=9\npadding=2"};
+static const char *const middles[] = {
+    "size=3\npadding=1", "size=3\npadding=1\nstride=2", "size=1\nstride=2", "size=4\npadding=3\nstride=3\ngroups=2",
+    "size=3\npadding=4\nstride=1", "size=3\npadding=1\ngroups=6\nstride=2", "size=2\nstride=4", "size=9\npadding=2"};
 
 // All groupings and group sizes (1000: whole), all windows of `middles`.
 static void test_groupings(void **state)
@@ -162,9 +169,11 @@ static void test_formats(void **state)
     (void)state;
     static const char *const options[] = {
         "weight_group=nc\nweight_group_size=4\nactivation_group=nc\nactivation_group_size=6\nerror_group=c\nerror_group_size=5",
-        "weight_group=n\nweight_group_size=3\nactivation_group=none\nerror_group=none", "weight_group=none\nactivation_group=c\nactivation_group_size=7\nerror_group=n",
-        "scale_exponent=2\nscale_mantissa=0", "scale_exponent=1\nscale_mantissa=1\nrounding=stochastic", "rounding=nearest", "exponent=0\nmantissa=7",
-        "exponent=3\nmantissa=4\nrounding=stochastic", "exponent=3\nmantissa=1\nrounding=stochastic", "activation_mantissa=2\nexponent=2\nmantissa=4"};
+        "weight_group=n\nweight_group_size=3\nactivation_group=none\nerror_group=none",
+        "weight_group=none\nactivation_group=c\nactivation_group_size=7\nerror_group=n",
+        "scale_exponent=2\nscale_mantissa=0", "scale_exponent=1\nscale_mantissa=1\nrounding=stochastic", "rounding=nearest",
+        "exponent=0\nmantissa=7", "exponent=3\nmantissa=4\nrounding=stochastic", "exponent=3\nmantissa=1\nrounding=stochastic",
+        "activation_mantissa=2\nexponent=2\nmantissa=4"};
     for (size_t i = 0; i < sizeof options / sizeof options[0]; i++) check_network(options[i], middles[i % 4]);
 }
 
@@ -172,11 +181,13 @@ static void test_formats(void **state)
 static void test_pixel_groups(void **state)
 {
     (void)state;
-    const struct convolution_shape s = {.images = IMAGES, .in_channels = 40, .in_height = 5, .in_width = 4, .out_channels = 6, .out_height = 3,
-                                        .out_width = 2, .kernel_height = 3, .kernel_width = 3, .stride = 2, .padding = 1, .groups = 1};
+    const struct convolution_shape s = {.images = IMAGES, .in_channels = 40, .in_height = 5, .in_width = 4,
+                                        .out_channels = 6, .out_height = 3, .out_width = 2, .kernel_height = 3, .kernel_width = 3,
+                                        .stride = 2, .padding = 1, .groups = 1};
     struct arithmetic mx = {.sum_exponent = 8, .sum_mantissa = 23};
     for (int k = 0; k < 3; k++)
-        mx.operands[k] = (struct operand_format){.exponent = 2, .mantissa = 1, .scale = SCALE_BLOCK, .group = MLS_GROUP_NC, .group_size = 32,
+        mx.operands[k] = (struct operand_format){.exponent = 2, .mantissa = 1, .scale = SCALE_BLOCK, .group = MLS_GROUP_NC,
+                                                 .group_size = 32,
                                                  .each_pixel = true, .scale_exponent = 8};
     struct operations o = {.images = IMAGES, .training = true, .backward = true, .passes_error = true};
     operations_of_convolution(&o, &s, &mx, false);
@@ -202,8 +213,10 @@ static void test_other_layers(void **state)
 {
     (void)state;
     struct built b;
-    build(&b, "[net]\nbatch=3\nheight=6\nwidth=6\nchannels=2\nmls=0\n[conv]\nfilters=4\nsize=3\npadding=1\nbatch_normalize=1\nactivation=relu\n"
-              "[conv]\nfilters=4\nsize=3\npadding=1\nactivation=linear\n[shortcut]\nfrom=-2\nactivation=relu\n[maxpool]\nsize=3\nstride=2\n[avgpool]\n"
+    build(&b, "[net]\nbatch=3\nheight=6\nwidth=6\nchannels=2\nmls=0\n"
+              "[conv]\nfilters=4\nsize=3\npadding=1\nbatch_normalize=1\nactivation=relu\n"
+              "[conv]\nfilters=4\nsize=3\npadding=1\nactivation=linear\n"
+              "[shortcut]\nfrom=-2\nactivation=relu\n[maxpool]\nsize=3\nstride=2\n[avgpool]\n"
               "[dropout]\n[connected]\noutput=5\nactivation=linear\n[softmax]\n");
     struct operations o = count(b.network, true, NULL);
     assert_true(counted(&o, 0, IN_FORWARD, FLOAT_LAYER) == 3 * 4 * 2 * 16 * 16);    // per axis 6 * 3 positions less the two outside
@@ -274,7 +287,8 @@ static void test_prices(void **state)
     struct energy_table *table = read_table();
     static const struct { struct unit unit; double pj; } rows[] = {
         {{INTEGER_ADD, 1, 8, 0}, 0.03}, {{INTEGER_ADD, 1, 32, 0}, 0.1}, {{INTEGER_ADD, 2, 20, 0}, 0.13}, {{INTEGER_MULTIPLY, 1, 8, 8}, 0.2},
-        {{INTEGER_MULTIPLY, 1, 32, 32}, 3.1}, {{INTEGER_MULTIPLY, 1, 16, 34}, 0.2 + 2.9 * 480 / 960}, {{FLOAT_ADD, 1, 5, 10}, 0.4}, {{FLOAT_ADD, 3, 8, 23}, 2.7},
+        {{INTEGER_MULTIPLY, 1, 32, 32}, 3.1}, {{INTEGER_MULTIPLY, 1, 16, 34}, 0.2 + 2.9 * 480 / 960}, {{FLOAT_ADD, 1, 5, 10}, 0.4},
+        {{FLOAT_ADD, 3, 8, 23}, 2.7},
         {{FLOAT_MULTIPLY, 1, 5, 10}, 1.1}, {{FLOAT_MULTIPLY, 1, 8, 23}, 3.7}, {{FLOAT_MULTIPLY, 1, 8, 7}, 1.1 - 2.6 * 57 / 455},
         {{SHIFT, 1, 14, 4}, 0.042}, {{SHIFT, 1, 14, 0}, 0}, {{RANDOM_BIT, 16, 1, 0}, 0.048}, {{FLOAT_MULTIPLY, 0, 8, 23}, 0}};
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) assert_close(unit_energy(&table->prices, &rows[i].unit), rows[i].pj);
@@ -293,7 +307,8 @@ static void test_element_energy(void **state)
     (void)state;
     struct energy_table *table = read_table();
     struct built b;
-    build(&b, "[net]\nheight=8\nwidth=8\nmantissa=4\ngroup_size=1\n[conv]\nfilters=4\nsize=3\npad=1\nactivation=linear\n[connected]\n[softmax]\n");
+    build(&b, "[net]\nheight=8\nwidth=8\nmantissa=4\ngroup_size=1\n"
+              "[conv]\nfilters=4\nsize=3\npad=1\nactivation=linear\n[connected]\n[softmax]\n");
     struct operations o = count(b.network, true, NULL);
     double line = 2.9 / 960, adder = 0.07 / 24;
     for (size_t i = 0; i < o.count; i++) {
@@ -312,7 +327,8 @@ static void test_sums(void **state)
 {
     (void)state;
     static const char *const layers = "[net]\nheight=9\nwidth=9\n%s[conv]\nfilters=16\nsize=3\npad=1\nbatch_normalize=1\nactivation=relu\n"
-                                      "[conv]\nfilters=20\nsize=3\nstride=2\nactivation=leaky\n[avgpool]\n[connected]\noutput=4\nactivation=linear\n[softmax]\n";
+                                      "[conv]\nfilters=20\nsize=3\nstride=2\nactivation=leaky\n"
+                                      "[avgpool]\n[connected]\noutput=4\nactivation=linear\n[softmax]\n";
     struct energy_table *table = read_table();
     const struct energy_format *fp32 = energy_table_find(table, "fp32"), *fp8 = energy_table_find(table, "fp8");
     struct built b, plain;
@@ -351,7 +367,8 @@ static void test_traffic(void **state)
 {
     (void)state;
     struct built b;
-    build(&b, "[net]\nbatch=3\nheight=6\nwidth=5\nmantissa=4\n[conv]\nmls=0\nfilters=20\nactivation=relu\n[conv]\nfilters=12\nactivation=linear\n[connected]\n[softmax]\n");
+    build(&b, "[net]\nbatch=3\nheight=6\nwidth=5\nmantissa=4\n"
+              "[conv]\nmls=0\nfilters=20\nactivation=relu\n[conv]\nfilters=12\nactivation=linear\n[connected]\n[softmax]\n");
     struct operations o = count(b.network, true, NULL);
     struct traffic_row rows[MOST_TRAFFIC_ROWS], total;
     int used = traffic_sum(&o, rows, &total);
@@ -382,7 +399,9 @@ static void expect_problem(const char *text, const char *part)
     diagnostics_release(&diagnostics);
 }
 
-#define PRICES "[energy]\ninteger_add_8=1\ninteger_add_32=1\ninteger_multiply_8=1\ninteger_multiply_32=1\nfloat_add_16=1\nfloat_add_32=1\nfloat_multiply_16=1\n" \
+#define PRICES \
+    "[energy]\ninteger_add_8=1\ninteger_add_32=1\ninteger_multiply_8=1\ninteger_multiply_32=1\n" \
+    "float_add_16=1\nfloat_add_32=1\nfloat_multiply_16=1\n" \
     "float_multiply_32=1\nfloat_function=1\nmultiplexer_bit=1\nrandom_bit=1\nsram_bit=1\ndram_bit=1\n"
 
 static void test_bad_tables(void **state)
@@ -398,10 +417,12 @@ static void test_bad_tables(void **state)
     expect_problem(PRICES "[format]\nname=a\nmantissa=3\n", "expected for all operands");
     expect_problem(PRICES "[format]\nname=a\nexponent=0\nmantissa=0\n", "not both 0");
     expect_problem(PRICES "[format]\nname=a\nexponent=8\nmantissa=7\nsum=integer\n", "at most 5");
-    expect_problem(PRICES "[format]\nname=a\nexponent=0\nmantissa=7\n[format]\nname=a\nexponent=0\nmantissa=6\n", "second format with name=a");
+    expect_problem(PRICES "[format]\nname=a\nexponent=0\nmantissa=7\n"
+                   "[format]\nname=a\nexponent=0\nmantissa=6\n", "second format with name=a");
     expect_problem(PRICES "[format]\nname=a\nexponent=9\nmantissa=7\n", "exponent=9: expected an integer from 0 to 8");
     struct diagnostics diagnostics = {.path = "t.cfg"};
-    static const char good[] = PRICES "[format]\nname=a\nexponent=2\nmantissa=1\nactivation_mantissa=2\nsum=integer\nscale=block\nerror_rounding=stochastic\n";
+    static const char good[] = PRICES "[format]\nname=a\nexponent=2\nmantissa=1\nactivation_mantissa=2\n"
+                                  "sum=integer\nscale=block\nerror_rounding=stochastic\n";
     struct energy_table *table = energy_table_parse("t.cfg", good, strlen(good), &diagnostics);
     if (!table) fail_msg("%s", diagnostics.text);
     const struct arithmetic *a = &energy_table_find(table, "a")->arithmetic;
@@ -416,7 +437,8 @@ static void test_bad_tables(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_groupings), cmocka_unit_test(test_formats), cmocka_unit_test(test_pixel_groups), cmocka_unit_test(test_other_layers),
+        cmocka_unit_test(test_groupings), cmocka_unit_test(test_formats), cmocka_unit_test(test_pixel_groups),
+        cmocka_unit_test(test_other_layers),
         cmocka_unit_test(test_widths), cmocka_unit_test(test_prices), cmocka_unit_test(test_element_energy), cmocka_unit_test(test_sums),
         cmocka_unit_test(test_traffic), cmocka_unit_test(test_bad_tables)};
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -31,7 +31,8 @@ static void print_layers(const struct energy_report *r, const struct energy_sums
         const struct layer *layer = r->network->layers[i];
         struct energy_sums training = energy_sum(r->prices, &r->own.training, i), inference = energy_sum(r->prices, &r->own.inference, i);
         char output[48], text[160] = "";
-        snprintf(output, sizeof output, "%d x %d x %d", layer->output_shape.channels, layer->output_shape.height, layer->output_shape.width);
+        struct shape shape = layer->output_shape;
+        snprintf(output, sizeof output, "%d x %d x %d", shape.channels, shape.height, shape.width);
         if (layer->type->describe) layer->type->describe(layer, text, sizeof text);
         printf("%4d  %-14s %-16s", i, layer->type->name, output);
         for (int p = 0; p < OPERATION_PASSES; p++) printf(" %*.3f", p == IN_WEIGHT_GRADIENT ? 15 : 11, microjoules(r, training.passes[p]));
@@ -58,11 +59,13 @@ static void print_kinds(const struct energy_report *r, const struct energy_sums 
 
 static void print_against(const struct energy_report *r, const struct energy_sums *all)
 {
-    printf("\n%-14s %14s %7s   %22s %7s   %14s %7s\n", "", "training, uJ", "ratio", "low-bit convolutions", "ratio", "inference, uJ", "ratio");
+    printf("\n%-14s %14s %7s   %22s %7s   %14s %7s\n", "", "training, uJ", "ratio", "low-bit convolutions", "ratio",
+           "inference, uJ", "ratio");
     for (int i = -1; i < r->against_count; i++) {
         const struct energy_run *run = i < 0 ? &r->own : &r->against[i];
         struct energy_sums training = energy_sum(r->prices, &run->training, -1), inference = energy_sum(r->prices, &run->inference, -1);
-        printf("%-14s %14.3f %7.2f   %22.3f %7.2f   %14.3f %7.2f  %s\n", run->name, microjoules(r, training.total), ratio(training.total, all[0].total),
+        printf("%-14s %14.3f %7.2f   %22.3f %7.2f   %14.3f %7.2f  %s\n", run->name, microjoules(r, training.total),
+               ratio(training.total, all[0].total),
                microjoules(r, training.low_bit), ratio(training.low_bit, all[0].low_bit), microjoules(r, inference.total),
                ratio(inference.total, all[1].total), run->help ? run->help : "");
     }
@@ -76,7 +79,8 @@ static void print_traffic(const struct energy_report *r, const char *name, const
     for (int k = 0; k < 3; k++)
         for (int i = 0; i < count; i++)
             if ((int)rows[i].operand == k)
-                printf("%-14s %6.4g %14.3f %26.3f\n", operand_names[k], rows[i].bits, rows[i].bytes / r->images / 1e3, rows[i].operand_bytes / r->images / 1e3);
+                printf("%-14s %6.4g %14.3f %26.3f\n", operand_names[k], rows[i].bits, rows[i].bytes / r->images / 1e3,
+                       rows[i].operand_bytes / r->images / 1e3);
     printf("%-14s %6s %14.3f %26.3f   all on the chip %.3f uJ, all off the chip %.3f uJ\n", "total", "", total.bytes / r->images / 1e3,
            total.operand_bytes / r->images / 1e3, microjoules(r, 8 * total.bytes * (double)r->prices->sram_bit),
            microjoules(r, 8 * total.bytes * (double)r->prices->dram_bit));

@@ -23,6 +23,11 @@ bool operand_is_fp32(const struct operand_format *format)
     return format->exponent == 8 && format->mantissa == 23;
 }
 
+static bool has_tensor_scale(const struct operand_format *format)
+{
+    return format->scale == SCALE_TENSOR || format->scale == SCALE_GROUP;
+}
+
 static bool has_groups(const struct operand_format *format)
 {
     return format->scale == SCALE_GROUP || format->scale == SCALE_BLOCK;
@@ -109,9 +114,8 @@ static void add_reduction(struct operations *o, const struct arithmetic *arithme
 {
     add_products(o, arithmetic, r);
     if (r->scaled) add_groups(o, arithmetic, r);
-    bool tensor_scale = r->a->scale == SCALE_TENSOR || r->a->scale == SCALE_GROUP || r->b->scale == SCALE_TENSOR || r->b->scale == SCALE_GROUP;
     int width = sum_bits(r->a, r->b, r->longest);
-    if (tensor_scale)
+    if (has_tensor_scale(r->a) || has_tensor_scale(r->b))
         operations_add(o, r->pass, TENSOR_SCALE, r->results,
                        arithmetic->integer_sum && !r->scaled ? UNITS(CONVERSION(width), FP32_MULTIPLY(1)) : UNITS(FP32_MULTIPLY(1)));
 }
@@ -182,7 +186,8 @@ static int span_of(const struct operand_format *format, enum mls_group along, in
 
 // Forward (over the input channels of a convolution group) and input error (over its output channels). `reached`: results that
 // have a product.
-static void set_channel_groups(struct reduction *r, int channels, enum mls_group weights_along, const struct convolution_shape *s, double reached)
+static void set_channel_groups(struct reduction *r, int channels, enum mls_group weights_along, const struct convolution_shape *s,
+                               double reached)
 {
     double longest, taps = (double)s->kernel_height * s->kernel_width;
     double runs = runs_of(channels, span_of(r->a, weights_along, channels), span_of(r->b, MLS_GROUP_C, channels), &longest);
@@ -213,7 +218,8 @@ struct tensor_size {
     double elements, groups;
 };
 
-static struct tensor_size size_of(const struct operand_format *format, enum mls_operand operand, const struct convolution_shape *s, int images)
+static struct tensor_size size_of(const struct operand_format *format, enum mls_operand operand, const struct convolution_shape *s,
+                                  int images)
 {
     const int dims[3][4] = {{s->out_channels, s->in_channels / s->groups, s->kernel_height, s->kernel_width},
                             {images, s->in_channels, s->in_height, s->in_width},
@@ -224,8 +230,8 @@ static struct tensor_size size_of(const struct operand_format *format, enum mls_
     struct mls_format mls = {.group = format->group, .group_size = format->group_size};
     struct mls_grouping grouping = mls_grouping_of(&mls, operand, d[0], d[1], s->groups);
     size.groups = (double)grouping.blocks[0] * grouping.blocks[1];
-    if (format->each_pixel) // blocks of weights lie along the input channels
-        size.groups = operand == MLS_WEIGHT ? (double)d[0] * mls_block_count(d[1], 1, format->group_size) * d[2] * d[3] : size.groups * d[2] * d[3];
+    if (format->each_pixel && operand == MLS_WEIGHT) size.groups = (double)d[0] * mls_block_count(d[1], 1, format->group_size);
+    if (format->each_pixel) size.groups *= (double)d[2] * d[3]; // blocks of weights lie along the input channels
     return size;
 }
 
@@ -291,7 +297,8 @@ struct layer_work {
 static void read_operand(const struct layer_work *w, enum operation_pass pass, enum mls_operand operand)
 {
     const struct operand_format *format = &w->arithmetic->operands[operand];
-    struct traffic read = {.pass = pass, .operand = operand, .elements = w->sizes[operand].elements, .bits = operand_bits(format), .low_bit = !w->is_float};
+    struct traffic read = {.pass = pass, .operand = operand, .elements = w->sizes[operand].elements, .bits = operand_bits(format),
+                           .low_bit = !w->is_float};
     operations_add_traffic(w->operations, read);
     read.elements = w->sizes[operand].groups;
     read.bits = format->scale_exponent + format->scale_mantissa;
@@ -325,10 +332,11 @@ static void add_convolution(const struct layer_work *w, enum operation_pass pass
     operations_move(o, pass, written, r.results, 32);
 }
 
-static const struct arithmetic fp32 = {.operands = {{.exponent = 8, .mantissa = 23}, {.exponent = 8, .mantissa = 23}, {.exponent = 8, .mantissa = 23}},
-                                       .sum_exponent = 8, .sum_mantissa = 23};
+#define FP32_OPERAND {.exponent = 8, .mantissa = 23}
+static const struct arithmetic fp32 = {.operands = {FP32_OPERAND, FP32_OPERAND, FP32_OPERAND}, .sum_exponent = 8, .sum_mantissa = 23};
 
-void operations_of_convolution(struct operations *o, const struct convolution_shape *shape, const struct arithmetic *own, bool nonnegative_input)
+void operations_of_convolution(struct operations *o, const struct convolution_shape *shape, const struct arithmetic *own,
+                               bool nonnegative_input)
 {
     struct arithmetic arithmetic = !own ? fp32 : o->instead ? *o->instead : *own;
     struct layer_work w = {.operations = o, .shape = shape, .arithmetic = &arithmetic, .is_float = !own};

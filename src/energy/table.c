@@ -51,8 +51,10 @@ const struct option_description energy_format_option_table[] = {
     {"sum", OPTION_CHOICE, AT(sum), 0, 0, "float", "integer float", "what products are summed in; integer: exact, as wide as it must be"},
     {"sum_exponent", OPTION_INT, AT(sum_exponent), 1, 8, "8", NULL, "sum=float: exponent bits"},
     {"sum_mantissa", OPTION_INT, AT(sum_mantissa), 1, 23, "23", NULL, "sum=float: mantissa bits"},
-    {"product", OPTION_CHOICE, AT(product), 0, 0, "rounded", "rounded exact", "sum=float: a whole float multiplier, or significands and exponents alone"},
-    {"scale", OPTION_CHOICE, AT(scale), 0, 0, "none", "none tensor group block", "none; one fp32 scale; one fp32 scale and group scales; group scales alone"},
+    {"product", OPTION_CHOICE, AT(product), 0, 0, "rounded", "rounded exact",
+     "sum=float: a whole multiplier, or significands and exponents alone"},
+    {"scale", OPTION_CHOICE, AT(scale), 0, 0, "none", "none tensor group block",
+     "none; one fp32 scale; one fp32 scale and group scales; group scales alone"},
     {"group", OPTION_CHOICE, AT(group), 0, 0, "nc", "none n c nc", "dimensions that have scales of their own"},
     {"group_size", OPTION_INT, AT(group_size), 1, 1048576, "16", NULL, "neighbouring channels that share a scale"},
     {"each_pixel", OPTION_BOOL, AT(each_pixel), 0, 1, "0", NULL, "1: a group is of one pixel (or window position)"},
@@ -78,16 +80,19 @@ static bool set_operand(const struct format_settings *s, enum mls_operand k, str
     bool known = exponent != OPTION_UNSET && mantissa != OPTION_UNSET && exponent + mantissa > 0;
     *format = (struct operand_format){
         .exponent = exponent, .mantissa = mantissa, .scale = (enum scale_kind)s->scale, .group = (enum mls_group)s->group,
-        .group_size = s->group_size, .each_pixel = s->each_pixel, .scale_exponent = s->scale_exponent, .scale_mantissa = s->scale_mantissa,
+        .group_size = s->group_size, .each_pixel = s->each_pixel, .scale_exponent = s->scale_exponent,
+        .scale_mantissa = s->scale_mantissa,
         .rounding = (enum mls_rounding)(k == MLS_ERROR ? given(s->error_rounding, s->rounding) : s->rounding)};
     return known;
 }
 
 // Takes over name and help.
-static void set_format(struct format_settings *s, struct energy_format *format, const struct cfg_section *section, struct diagnostics *diagnostics)
+static void set_format(struct format_settings *s, struct energy_format *format, const struct cfg_section *section,
+                       struct diagnostics *diagnostics)
 {
     struct arithmetic *a = &format->arithmetic;
-    *a = (struct arithmetic){.integer_sum = s->sum == 0, .sum_exponent = s->sum_exponent, .sum_mantissa = s->sum_mantissa, .exact_product = s->product == 1};
+    *a = (struct arithmetic){.integer_sum = s->sum == 0, .sum_exponent = s->sum_exponent, .sum_mantissa = s->sum_mantissa,
+                             .exact_product = s->product == 1};
     bool known = true;
     for (int k = 0; k < 3; k++) known = set_operand(s, (enum mls_operand)k, &a->operands[k]) && known;
     if (!known) diagnostics_add(diagnostics, section->line, section->name, "exponent and mantissa: expected for all operands, not both 0");
@@ -95,7 +100,8 @@ static void set_format(struct format_settings *s, struct energy_format *format, 
     // An exact sum over many exponents would be wider than any adder: fp16 has 5 exponent bits and sums of 80 bits.
     for (int k = 0; known && k < 3; k++)
         if (a->integer_sum && a->operands[k].exponent > 5)
-            diagnostics_add(diagnostics, section->line, section->name, "sum=integer with exponent=%d: expected at most 5", a->operands[k].exponent);
+            diagnostics_add(diagnostics, section->line, section->name, "sum=integer with exponent=%d: expected at most 5",
+                            a->operands[k].exponent);
     format->name = s->name;
     format->help = s->help;
     s->name = s->help = NULL;
@@ -137,7 +143,8 @@ static int read_sections(struct energy_table *table, struct cfg *cfg, bool with_
         if (strcmp(section->name, "format") == 0) {
             read_format(table, section, diagnostics);
         } else if (!with_prices || strcmp(section->name, "energy") != 0) {
-            diagnostics_add(diagnostics, section->line, section->name, "unknown section: expected %s[format]", with_prices ? "[energy] or " : "");
+            diagnostics_add(diagnostics, section->line, section->name, "unknown section: expected %s[format]",
+                            with_prices ? "[energy] or " : "");
         } else if (prices++) {
             diagnostics_add(diagnostics, section->line, section->name, "a second [energy] section");
         } else {
