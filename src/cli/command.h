@@ -20,5 +20,6 @@ int command_conv(int argc, char **argv);
 int command_kernels(int argc, char **argv);
 int command_options(int argc, char **argv);
 int command_bench(int argc, char **argv);
+int command_energy(int argc, char **argv);
 
 #endif

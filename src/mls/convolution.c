@@ -53,14 +53,72 @@ static float scale_at(const struct mls_tensor *tensor, int i, int j)
     return tensor->group_scales[mls_group_index(&tensor->grouping, i, j)];
 }
 
+// Each convolution is written once, with counts that may be NULL; inlined with NULL nothing of the counting is left.
+#define COUNTABLE static inline __attribute__((always_inline))
+
+COUNTABLE void count_product(struct mls_counts *counts)
+{
+    if (!counts) return;
+    counts->element_multiply++;
+    counts->element_accumulate++;
+}
+
+// total + sum * the scales of a pair of groups.
+COUNTABLE float add_group(int64_t sum, float scale1, float scale2, float total, struct mls_counts *counts)
+{
+    if (counts) {
+        counts->group_scale++;
+        counts->group_accumulate++;
+    }
+    return fmaf((float)sum, scale1 * scale2, total);
+}
+
+COUNTABLE float scale_tensor(float total, float factor, struct mls_counts *counts)
+{
+    if (counts) counts->tensor_scale++;
+    return total * factor;
+}
+
 static float tensor_factor(const struct mls_tensor *a, const struct mls_tensor *b)
 {
     return ldexpf(a->tensor_scale, -mls_fraction_bits(&a->format)) * ldexpf(b->tensor_scale, -mls_fraction_bits(&b->format));
 }
 
+// Along one axis: whether tap k of output `from` lies inside the picture.
+static bool inside(int output, int k, int stride, int padding, int input)
+{
+    int at = output * stride + k - padding;
+    return at >= 0 && at < input;
+}
+
+// Whether output y, tap k or input r, along one axis, has any product at all. The group pairs of results without one are not
+// added up: each would add 0 to 0.
+static bool output_has_products(int y, int kernel, int stride, int padding, int input)
+{
+    for (int k = 0; k < kernel; k++)
+        if (inside(y, k, stride, padding, input)) return true;
+    return false;
+}
+
+static bool tap_has_products(int k, int outputs, int stride, int padding, int input)
+{
+    for (int y = 0; y < outputs; y++)
+        if (inside(y, k, stride, padding, input)) return true;
+    return false;
+}
+
+static bool input_has_products(int r, int kernel, int outputs, int stride, int padding)
+{
+    for (int k = 0; k < kernel; k++) {
+        int at = r + padding - k;
+        if (at >= 0 && at % stride == 0 && at / stride < outputs) return true;
+    }
+    return false;
+}
+
 // Sum over the window of one input channel, for output pixel (y, x).
-static int64_t window_sum(const struct convolution_shape *s, const struct mls_tensor *weights,
-                          const struct mls_tensor *activations, int n, int o, int w, int i, int y, int x)
+COUNTABLE int64_t window_sum(const struct convolution_shape *s, const struct mls_tensor *weights,
+                          const struct mls_tensor *activations, int n, int o, int w, int i, int y, int x, struct mls_counts *counts)
 {
     int64_t sum = 0;
     for (int ky = 0; ky < s->kernel_height; ky++) {
@@ -69,6 +127,7 @@ static int64_t window_sum(const struct convolution_shape *s, const struct mls_te
         for (int kx = 0; kx < s->kernel_width; kx++) {
             int c = x * s->stride + kx - s->padding;
             if (c < 0 || c >= s->in_width) continue;
+            count_product(counts);
             sum += (int64_t)weights->integers[at(weights->dims, o, w, ky, kx)] *
                    activations->integers[at(activations->dims, n, i, r, c)];
         }
@@ -76,8 +135,8 @@ static int64_t window_sum(const struct convolution_shape *s, const struct mls_te
     return sum;
 }
 
-void mls_convolution_forward(const struct convolution_shape *s, const struct mls_tensor *weights,
-                             const struct mls_tensor *activations, float *output)
+COUNTABLE void convolve_forward(const struct convolution_shape *s, const struct mls_tensor *weights,
+                  const struct mls_tensor *activations, float *output, struct mls_counts *counts)
 {
     int per_group = s->in_channels / s->groups, outputs = s->out_channels / s->groups;
     float factor = tensor_factor(weights, activations);
@@ -85,25 +144,39 @@ void mls_convolution_forward(const struct convolution_shape *s, const struct mls
         for (int o = 0; o < s->out_channels; o++)
             for (int y = 0; y < s->out_height; y++)
                 for (int x = 0; x < s->out_width; x++) {
+                    bool reached = output_has_products(y, s->kernel_height, s->stride, s->padding, s->in_height) &&
+                                   output_has_products(x, s->kernel_width, s->stride, s->padding, s->in_width);
                     float total = 0;
                     int64_t sum = 0;
-                    for (int w = 0; w < per_group; w++) {
+                    for (int w = 0; reached && w < per_group; w++) {
                         int i = o / outputs * per_group + w;
-                        sum += window_sum(s, weights, activations, n, o, w, i, y, x);
+                        sum += window_sum(s, weights, activations, n, o, w, i, y, x, counts);
                         bool last = w + 1 == per_group ||
                                     mls_group_index(&weights->grouping, o, w + 1) != mls_group_index(&weights->grouping, o, w) ||
                                     mls_group_index(&activations->grouping, n, i + 1) != mls_group_index(&activations->grouping, n, i);
                         if (!last) continue;
-                        total = fmaf((float)sum, scale_at(weights, o, w) * scale_at(activations, n, i), total);
+                        total = add_group(sum, scale_at(weights, o, w), scale_at(activations, n, i), total, counts);
                         sum = 0;
                     }
-                    *output++ = total * factor;
+                    *output++ = scale_tensor(total, factor, counts);
                 }
 }
 
+void mls_convolution_forward(const struct convolution_shape *s, const struct mls_tensor *weights,
+                             const struct mls_tensor *activations, float *output)
+{
+    convolve_forward(s, weights, activations, output, NULL);
+}
+
+void mls_convolution_forward_counted(const struct convolution_shape *s, const struct mls_tensor *weights,
+                                     const struct mls_tensor *activations, float *output, struct mls_counts *counts)
+{
+    convolve_forward(s, weights, activations, output, counts);
+}
+
 // Sum over the window of one output channel, for input pixel (r, c).
-static int64_t transposed_window_sum(const struct convolution_shape *s, const struct mls_tensor *weights,
-                                     const struct mls_tensor *errors, int n, int o, int w, int r, int c)
+COUNTABLE int64_t transposed_window_sum(const struct convolution_shape *s, const struct mls_tensor *weights,
+                                     const struct mls_tensor *errors, int n, int o, int w, int r, int c, struct mls_counts *counts)
 {
     int64_t sum = 0;
     for (int ky = 0; ky < s->kernel_height; ky++) {
@@ -112,6 +185,7 @@ static int64_t transposed_window_sum(const struct convolution_shape *s, const st
         for (int kx = 0; kx < s->kernel_width; kx++) {
             int x = c + s->padding - kx;
             if (x < 0 || x % s->stride || x / s->stride >= s->out_width) continue;
+            count_product(counts);
             sum += (int64_t)weights->integers[at(weights->dims, o, w, ky, kx)] *
                    errors->integers[at(errors->dims, n, o, y / s->stride, x / s->stride)];
         }
@@ -119,8 +193,8 @@ static int64_t transposed_window_sum(const struct convolution_shape *s, const st
     return sum;
 }
 
-void mls_convolution_input_error(const struct convolution_shape *s, const struct mls_tensor *weights,
-                                 const struct mls_tensor *errors, float *input_error)
+COUNTABLE void convolve_input_error(const struct convolution_shape *s, const struct mls_tensor *weights,
+                  const struct mls_tensor *errors, float *input_error, struct mls_counts *counts)
 {
     int per_group = s->in_channels / s->groups, outputs = s->out_channels / s->groups;
     float factor = tensor_factor(weights, errors);
@@ -129,24 +203,38 @@ void mls_convolution_input_error(const struct convolution_shape *s, const struct
             for (int r = 0; r < s->in_height; r++)
                 for (int c = 0; c < s->in_width; c++) {
                     int w = i % per_group, first = i / per_group * outputs;
+                    bool reached = input_has_products(r, s->kernel_height, s->out_height, s->stride, s->padding) &&
+                                   input_has_products(c, s->kernel_width, s->out_width, s->stride, s->padding);
                     float total = 0;
                     int64_t sum = 0;
-                    for (int o = first; o < first + outputs; o++) {
-                        sum += transposed_window_sum(s, weights, errors, n, o, w, r, c);
+                    for (int o = first; reached && o < first + outputs; o++) {
+                        sum += transposed_window_sum(s, weights, errors, n, o, w, r, c, counts);
                         bool last = o + 1 == first + outputs ||
                                     mls_group_index(&weights->grouping, o + 1, w) != mls_group_index(&weights->grouping, o, w) ||
                                     mls_group_index(&errors->grouping, n, o + 1) != mls_group_index(&errors->grouping, n, o);
                         if (!last) continue;
-                        total = fmaf((float)sum, scale_at(weights, o, w) * scale_at(errors, n, o), total);
+                        total = add_group(sum, scale_at(weights, o, w), scale_at(errors, n, o), total, counts);
                         sum = 0;
                     }
-                    *input_error++ = total * factor;
+                    *input_error++ = scale_tensor(total, factor, counts);
                 }
 }
 
+void mls_convolution_input_error(const struct convolution_shape *s, const struct mls_tensor *weights,
+                             const struct mls_tensor *errors, float *input_error)
+{
+    convolve_input_error(s, weights, errors, input_error, NULL);
+}
+
+void mls_convolution_input_error_counted(const struct convolution_shape *s, const struct mls_tensor *weights,
+                                     const struct mls_tensor *errors, float *input_error, struct mls_counts *counts)
+{
+    convolve_input_error(s, weights, errors, input_error, counts);
+}
+
 // Sum over the pixels of one image, for one weight.
-static int64_t pixel_sum(const struct convolution_shape *s, const struct mls_tensor *activations,
-                         const struct mls_tensor *errors, int n, int o, int i, int ky, int kx)
+COUNTABLE int64_t pixel_sum(const struct convolution_shape *s, const struct mls_tensor *activations,
+                         const struct mls_tensor *errors, int n, int o, int i, int ky, int kx, struct mls_counts *counts)
 {
     int64_t sum = 0;
     for (int y = 0; y < s->out_height; y++) {
@@ -155,6 +243,7 @@ static int64_t pixel_sum(const struct convolution_shape *s, const struct mls_ten
         for (int x = 0; x < s->out_width; x++) {
             int c = x * s->stride + kx - s->padding;
             if (c < 0 || c >= s->in_width) continue;
+            count_product(counts);
             sum += (int64_t)activations->integers[at(activations->dims, n, i, r, c)] *
                    errors->integers[at(errors->dims, n, o, y, x)];
         }
@@ -162,8 +251,8 @@ static int64_t pixel_sum(const struct convolution_shape *s, const struct mls_ten
     return sum;
 }
 
-void mls_convolution_weight_gradient(const struct convolution_shape *s, const struct mls_tensor *activations,
-                                     const struct mls_tensor *errors, float *gradient)
+COUNTABLE void convolve_weight_gradient(const struct convolution_shape *s, const struct mls_tensor *activations,
+                  const struct mls_tensor *errors, float *gradient, struct mls_counts *counts)
 {
     int per_group = s->in_channels / s->groups, outputs = s->out_channels / s->groups;
     bool one_group = activations->grouping.blocks[0] == 1 && errors->grouping.blocks[0] == 1;
@@ -173,16 +262,30 @@ void mls_convolution_weight_gradient(const struct convolution_shape *s, const st
             for (int ky = 0; ky < s->kernel_height; ky++)
                 for (int kx = 0; kx < s->kernel_width; kx++) {
                     int i = o / outputs * per_group + w;
+                    bool reached = tap_has_products(ky, s->out_height, s->stride, s->padding, s->in_height) &&
+                                   tap_has_products(kx, s->out_width, s->stride, s->padding, s->in_width);
                     float total = 0;
                     int64_t sum = 0;
-                    for (int n = 0; n < s->images; n++) {
-                        sum += pixel_sum(s, activations, errors, n, o, i, ky, kx);
+                    for (int n = 0; reached && n < s->images; n++) {
+                        sum += pixel_sum(s, activations, errors, n, o, i, ky, kx, counts);
                         if (one_group && n + 1 < s->images) continue;
-                        total = fmaf((float)sum, scale_at(activations, n, i) * scale_at(errors, n, o), total);
+                        total = add_group(sum, scale_at(activations, n, i), scale_at(errors, n, o), total, counts);
                         sum = 0;
                     }
-                    *gradient++ = total * factor;
+                    *gradient++ = scale_tensor(total, factor, counts);
                 }
+}
+
+void mls_convolution_weight_gradient(const struct convolution_shape *s, const struct mls_tensor *activations,
+                             const struct mls_tensor *errors, float *gradient)
+{
+    convolve_weight_gradient(s, activations, errors, gradient, NULL);
+}
+
+void mls_convolution_weight_gradient_counted(const struct convolution_shape *s, const struct mls_tensor *activations,
+                                     const struct mls_tensor *errors, float *gradient, struct mls_counts *counts)
+{
+    convolve_weight_gradient(s, activations, errors, gradient, counts);
 }
 
 // ---------------------------------------------------------------------------------------------

@@ -35,6 +35,15 @@ void mls_convolution_input_error(const struct convolution_shape *shape, const st
 void mls_convolution_weight_gradient(const struct convolution_shape *shape, const struct mls_tensor *activations,
                                      const struct mls_tensor *errors, float *gradient);
 
+// The same, and what was executed is added to counts. Products with the zeros of the padding are not computed, nor those with
+// the zeros that a stride leaves between errors, so they do not count.
+void mls_convolution_forward_counted(const struct convolution_shape *shape, const struct mls_tensor *weights,
+                                     const struct mls_tensor *activations, float *output, struct mls_counts *counts);
+void mls_convolution_input_error_counted(const struct convolution_shape *shape, const struct mls_tensor *weights,
+                                         const struct mls_tensor *errors, float *input_error, struct mls_counts *counts);
+void mls_convolution_weight_gradient_counted(const struct convolution_shape *shape, const struct mls_tensor *activations,
+                                             const struct mls_tensor *errors, float *gradient, struct mls_counts *counts);
+
 // fp32 convolutions of plain arrays, naive loops: the simulated path (on dequantized operands) and
 // the reference for the fp32 layers' tests.
 void float_convolution_forward(const struct convolution_shape *shape, const float *weights, const float *activations,

@@ -59,8 +59,16 @@ int32_t mls_quantize_element(const struct mls_format *format, float x, float rec
     return x < 0 ? -integer : integer;
 }
 
+static size_t group_count(const struct mls_tensor *tensor)
+{
+    return (size_t)tensor->grouping.blocks[0] * (size_t)tensor->grouping.blocks[1];
+}
+
+// Counting is left out of the compiled code where counts is NULL.
+#define COUNTABLE static inline __attribute__((always_inline))
+
 // Step 1, into maxima[groups]. Compared as numbers; a NaN is kept so that mls_scales finds it.
-static void find_maxima(const struct mls_tensor *tensor, const float *x, float *maxima)
+COUNTABLE void find_maxima(const struct mls_tensor *tensor, const float *x, float *maxima, struct mls_counts *counts)
 {
     const int *dims = tensor->dims;
     size_t plane = (size_t)dims[2] * (size_t)dims[3];
@@ -68,9 +76,24 @@ static void find_maxima(const struct mls_tensor *tensor, const float *x, float *
         for (int j = 0; j < dims[1]; j++) {
             const float *from = x + ((size_t)i * (size_t)dims[1] + (size_t)j) * plane;
             float *group = &maxima[mls_group_index(&tensor->grouping, i, j)];
-            for (size_t p = 0; p < plane; p++)
+            for (size_t p = 0; p < plane; p++) {
                 if (!(fabsf(from[p]) <= *group) && !isnan(*group)) *group = fabsf(from[p]);
+                if (counts) counts->maximum++;
+            }
         }
+}
+
+// Steps 2 to 5: the maxima become the reciprocals 1 / (St * Sg).
+COUNTABLE bool find_scales(struct mls_tensor *tensor, float *maxima, struct mls_counts *counts)
+{
+    if (!mls_scales(&tensor->format, maxima, (int)group_count(tensor), &tensor->tensor_scale, tensor->group_scales)) return false;
+    for (size_t g = 0; g < group_count(tensor); g++) {
+        maxima[g] = 1.0f / (tensor->tensor_scale * tensor->group_scales[g]);
+        if (!counts) continue;
+        counts->maximum++;
+        counts->division += 2;
+    }
+    return true;
 }
 
 static bool report_not_finite(const struct mls_tensor *tensor, const float *x, struct error *error)
@@ -85,42 +108,58 @@ static bool report_not_finite(const struct mls_tensor *tensor, const float *x, s
     return false;
 }
 
-static void quantize_plane(struct mls_tensor *tensor, const float *x, int i, int j, uint64_t tensor_key)
+COUNTABLE void quantize_plane(struct mls_tensor *tensor, const float *x, int i, int j, float reciprocal, uint64_t tensor_key,
+                              struct mls_counts *counts)
 {
     uint64_t number = (uint64_t)i * (uint64_t)tensor->dims[1] + (uint64_t)j;
     size_t plane = (size_t)tensor->dims[2] * (size_t)tensor->dims[3], start = (size_t)number * plane;
     struct mls_plane_keys keys = mls_plane_keys_of(tensor_key, number);
     int bits = mls_quantizer_bits(&tensor->format);
     bool stochastic = tensor->format.rounding == MLS_STOCHASTIC;
-    float reciprocal = 1.0f / (tensor->tensor_scale * tensor->group_scales[mls_group_index(&tensor->grouping, i, j)]);
     for (size_t p = 0; p < plane; p++) {
         uint32_t random = stochastic ? mls_random_bits(keys, (uint32_t)p, bits) : 0;
         tensor->integers[start + p] = mls_quantize_element(&tensor->format, x[start + p], reciprocal, random);
+        if (!counts) continue;
+        counts->scaling++;
+        counts->rounding++;
+        counts->random_bits += stochastic ? (uint64_t)bits : 0;
     }
+}
+
+COUNTABLE bool quantize(const struct mls_format *format, enum mls_operand operand, const float *x, const int dims[4],
+                        int convolution_groups, uint64_t tensor_key, struct mls_tensor *out, struct mls_counts *counts, struct error *error)
+{
+    *out = (struct mls_tensor){.format = *format,
+                               .grouping = mls_grouping_of(format, operand, dims[0], dims[1], convolution_groups)};
+    memcpy(out->dims, dims, sizeof out->dims);
+    size_t count = (size_t)dims[0] * (size_t)dims[1] * (size_t)dims[2] * (size_t)dims[3];
+    float *maxima = memory_allocate(group_count(out), sizeof(float), error);
+    out->group_scales = memory_allocate(group_count(out), sizeof(float), error);
+    out->integers = memory_allocate(count, sizeof(int32_t), error);
+    bool good = maxima && out->group_scales && out->integers;
+    if (good) {
+        find_maxima(out, x, maxima, counts);
+        good = find_scales(out, maxima, counts);
+        if (!good) report_not_finite(out, x, error);
+    }
+    for (int i = 0; good && out->tensor_scale > 0 && i < dims[0]; i++)
+        for (int j = 0; j < dims[1]; j++) quantize_plane(out, x, i, j, maxima[mls_group_index(&out->grouping, i, j)], tensor_key, counts);
+    memory_release(maxima);
+    if (!good) mls_tensor_release(out);
+    return good;
 }
 
 bool mls_quantize(const struct mls_format *format, enum mls_operand operand, const float *x, const int dims[4],
                   int convolution_groups, uint64_t tensor_key, struct mls_tensor *out, struct error *error)
 {
-    *out = (struct mls_tensor){.format = *format,
-                               .grouping = mls_grouping_of(format, operand, dims[0], dims[1], convolution_groups)};
-    memcpy(out->dims, dims, sizeof out->dims);
-    size_t groups = (size_t)out->grouping.blocks[0] * (size_t)out->grouping.blocks[1];
-    size_t count = (size_t)dims[0] * (size_t)dims[1] * (size_t)dims[2] * (size_t)dims[3];
-    float *maxima = memory_allocate(groups, sizeof(float), error);
-    out->group_scales = memory_allocate(groups, sizeof(float), error);
-    out->integers = memory_allocate(count, sizeof(int32_t), error);
-    bool good = maxima && out->group_scales && out->integers;
-    if (good) {
-        find_maxima(out, x, maxima);
-        good = mls_scales(format, maxima, (int)groups, &out->tensor_scale, out->group_scales);
-        if (!good) report_not_finite(out, x, error);
-    }
-    for (int i = 0; good && out->tensor_scale > 0 && i < dims[0]; i++)
-        for (int j = 0; j < dims[1]; j++) quantize_plane(out, x, i, j, tensor_key);
-    memory_release(maxima);
-    if (!good) mls_tensor_release(out);
-    return good;
+    return quantize(format, operand, x, dims, convolution_groups, tensor_key, out, NULL, error);
+}
+
+bool mls_quantize_counted(const struct mls_format *format, enum mls_operand operand, const float *x, const int dims[4],
+                          int convolution_groups, uint64_t tensor_key, struct mls_tensor *out, struct mls_counts *counts,
+                          struct error *error)
+{
+    return quantize(format, operand, x, dims, convolution_groups, tensor_key, out, counts, error);
 }
 
 void mls_tensor_release(struct mls_tensor *tensor)

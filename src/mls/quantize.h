@@ -21,6 +21,17 @@ struct mls_tensor {
     int32_t *integers;    // signed I, [dims[0]][dims[1]][dims[2]][dims[3]]
 };
 
+// What the reference executed, by kind of operation: the functions that end in _counted add to it.
+struct mls_counts {
+    uint64_t element_multiply, element_accumulate; // products of integers and their sums within a group pair
+    uint64_t group_scale, group_accumulate;        // sums times the scales of their groups; sums of those in fp32
+    uint64_t tensor_scale;                         // results times St_1 * St_2
+    uint64_t maximum;                              // comparisons for Sr and St
+    uint64_t division;                             // Sr / St and 1 / (St * Sg), of each group
+    uint64_t scaling, rounding;                    // elements times 1 / (St * Sg); elements rounded
+    uint64_t random_bits;                          // drawn
+};
+
 // The random bits of stochastic rounding. Key of one tensor: random_key(seed, step, layer, operand).
 // A plane is one (d0, d1), plane number d0 * D1 + d1, and has two 32-bit keys; one hash of the
 // position serves two elements of the plane, 16 elements apart, with 16 bits each:
@@ -73,6 +84,9 @@ int32_t mls_quantize_element(const struct mls_format *format, float x, float rec
 // (its position is named) or without memory.
 bool mls_quantize(const struct mls_format *format, enum mls_operand operand, const float *x, const int dims[4],
                   int convolution_groups, uint64_t tensor_key, struct mls_tensor *out, struct error *error);
+bool mls_quantize_counted(const struct mls_format *format, enum mls_operand operand, const float *x, const int dims[4],
+                          int convolution_groups, uint64_t tensor_key, struct mls_tensor *out, struct mls_counts *counts,
+                          struct error *error);
 void mls_tensor_release(struct mls_tensor *tensor);
 
 // values[dims] = St * Sg * I / 2^F, computed as (St * Sg) * (I * 2^-F) in fp32.

@@ -48,6 +48,7 @@ static inline size_t gate_words(size_t pixels)
 
 struct layer;
 struct network;
+struct operations;
 
 // A named array that is saved in checkpoints. Trainable ones have a gradient and a momentum.
 struct parameter {
@@ -55,8 +56,9 @@ struct parameter {
     int dims[4], rank;
     size_t count;
     float *value;
-    float *gradient;    // NULL: not trainable (running statistics). Summed over subdivisions; mean over the batch
+    float *gradient;    // NULL: not trainable, or not for_training. Summed over subdivisions; mean over the batch
     float *momentum;    // NULL with gradient
+    bool trainable;     // not so: running statistics
     bool decay;         // weight decay applies (weights only, not biases and batch norm)
 };
 
@@ -139,6 +141,9 @@ struct layer_type {
     void (*destroy)(struct layer *layer);
     // One short text for `summary` ("3x3/1 MLS <2,1> nc 16"), may be NULL.
     void (*describe)(const struct layer *layer, char *text, size_t size);
+    // Adds what the layer computes (net/operations.h has helpers); NULL: nothing. Parameters' updates and the sums of errors
+    // from several readers are added by network_operations.
+    void (*operations)(const struct layer *layer, struct operations *operations);
 };
 
 // All layer types, ended by NULL (layers/table.c).

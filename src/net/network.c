@@ -158,6 +158,7 @@ struct parameter *layer_add_parameter(struct layer *layer, const char *role, int
     }
     snprintf(parameter->name, sizeof parameter->name, "layers.%d.%s", layer->index, role);
     parameter->decay = decay;
+    parameter->trainable = trainable;
     if (network->parameter_count > 0)
         memcpy(grown, network->parameters, (size_t)network->parameter_count * sizeof *grown);
     memory_release(network->parameters);

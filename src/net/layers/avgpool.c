@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "net/network.h"
+#include "net/operations.h"
 
 struct avgpool_settings {
     int size, stride, padding;
@@ -132,8 +132,25 @@ static void destroy(struct layer *layer)
     memory_release(layer->state);
 }
 
+static void operations(const struct layer *layer, struct operations *operations)
+{
+    const struct avgpool *pool = layer->state;
+    struct shape in = layer->input_shape, out = layer->output_shape;
+    double images = operations->images, results = images * (double)shape_size(out);
+    double added = images * in.channels * window_positions(in.height, out.height, pool->height, pool->stride, pool->padding) *
+                   window_positions(in.width, out.width, pool->width, pool->stride, pool->padding);
+    double moved = images * (double)(shape_size(in) + shape_size(out));
+    operations_add(operations, IN_FORWARD, POOLING, added, UNITS(FP32_ADD(1)));
+    operations_add(operations, IN_FORWARD, POOLING, results, UNITS(FP32_MULTIPLY(1)));
+    operations_move(operations, IN_FORWARD, MLS_ACTIVATION, moved, 32);
+    if (!operations->passes_error) return;
+    operations_add(operations, IN_BACKWARD, POOLING, added, UNITS(FP32_ADD(1)));
+    operations_add(operations, IN_BACKWARD, POOLING, results, UNITS(FP32_MULTIPLY(1)));
+    operations_move(operations, IN_BACKWARD, MLS_ERROR, moved, 32);
+}
+
 const struct layer_type avgpool_layer_type = {
     .name = "avgpool", .alias = "avg", .help = "mean of each channel", .options = options,
     .settings_size = sizeof(struct avgpool_settings),
-    .create = create, .forward = forward, .backward = backward, .destroy = destroy,
+    .create = create, .forward = forward, .backward = backward, .destroy = destroy, .operations = operations,
 };

@@ -1,7 +1,7 @@
 // [batchnorm]: batch normalization of the previous layer's output.
 #include "base/memory.h"
 #include "net/batch_normalization.h"
-#include "net/network.h"
+#include "net/operations.h"
 
 static const struct option_description options[] = {{0}};
 
@@ -33,7 +33,12 @@ static void destroy(struct layer *layer)
     memory_release(layer->state);
 }
 
+static void operations(const struct layer *layer, struct operations *operations)
+{
+    operations_of_batch_normalization(operations, (double)shape_size(layer->output_shape), layer->output_shape.channels);
+}
+
 const struct layer_type batchnorm_layer_type = {
     .name = "batchnorm", .help = "batch normalization", .options = options, .settings_size = 1,
-    .create = create, .forward = forward, .backward = backward, .destroy = destroy,
+    .create = create, .forward = forward, .backward = backward, .destroy = destroy, .operations = operations,
 };

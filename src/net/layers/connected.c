@@ -5,7 +5,7 @@
 #include "base/memory.h"
 #include "base/random.h"
 #include "net/batch_normalization.h"
-#include "net/network.h"
+#include "net/operations.h"
 
 struct connected_settings {
     int output, activation, batch_normalize;
@@ -149,8 +149,16 @@ static void destroy(struct layer *layer)
     memory_release(c);
 }
 
+static void operations(const struct layer *layer, struct operations *operations)
+{
+    const struct connected *c = layer->state;
+    operations_of_float_products(operations, (double)c->inputs * c->outputs, (double)c->inputs * c->outputs, c->inputs, c->outputs);
+    if (c->normalize) operations_of_batch_normalization(operations, c->outputs, c->outputs);
+    operations_of_activation(operations, c->activation, c->outputs, !c->normalize);
+}
+
 const struct layer_type connected_layer_type = {
     .name = "connected", .alias = "conn", .help = "fully connected layer, fp32", .options = options,
     .settings_size = sizeof(struct connected_settings),
-    .create = create, .forward = forward, .backward = backward, .destroy = destroy,
+    .create = create, .forward = forward, .backward = backward, .destroy = destroy, .operations = operations,
 };

@@ -18,7 +18,7 @@
 #include "kernels/packed.h"
 #include "net/batch_normalization.h"
 #include "net/float_convolution.h"
-#include "net/network.h"
+#include "net/operations.h"
 
 struct convolutional_settings {
     int filters, size, stride, pad, padding, groups, batch_normalize, activation;
@@ -580,8 +580,20 @@ static bool backward(struct layer *layer, const struct pass *pass, struct error 
     return backward_planar(layer, pass, target, error);
 }
 
+static void operations(const struct layer *layer, struct operations *operations)
+{
+    const struct convolutional *c = layer->state;
+    bool mls = c->mode != MODE_DIRECT && c->mode != MODE_BLAS;
+    struct arithmetic own = arithmetic_of_mls(c->formats);
+    double elements = (double)shape_size(layer->output_shape);
+    operations_of_convolution(operations, &c->shape, mls ? &own : NULL, layer->inputs[0] && layer->inputs[0]->output_nonnegative);
+    if (c->normalize) operations_of_batch_normalization(operations, elements, c->shape.out_channels);
+    operations_of_activation(operations, c->activation, elements, !c->normalize);
+}
+
 const struct layer_type convolutional_layer_type = {
     .name = "convolutional", .alias = "conv", .help = "convolution, with batch normalization and activation",
     .options = options, .settings_size = sizeof(struct convolutional_settings),
-    .create = create, .arrays_known = arrays_known, .forward = forward, .backward = backward, .destroy = destroy, .describe = describe,
+    .create = create, .arrays_known = arrays_known, .forward = forward, .backward = backward, .destroy = destroy, .operations = operations,
+    .describe = describe,
 };

@@ -2,7 +2,7 @@
 // the sum of squared differences from the one-hot label.
 #include <string.h>
 
-#include "net/network.h"
+#include "net/operations.h"
 
 struct cost_settings {
     int type;
@@ -69,8 +69,16 @@ static void destroy(struct layer *layer)
     (void)layer;
 }
 
+static void operations(const struct layer *layer, struct operations *operations)
+{
+    double elements = (double)shape_size(layer->output_shape) * operations->images;
+    if (follows_softmax(layer) || !operations->training) return;
+    operations_add(operations, IN_FORWARD, OTHER, elements, UNITS(FP32_ADD(2), FP32_MULTIPLY(1)));
+    if (operations->passes_error) operations_add(operations, IN_BACKWARD, OTHER, elements, UNITS(FP32_ADD(1), FP32_MULTIPLY(2)));
+}
+
 const struct layer_type cost_layer_type = {
     .name = "cost", .help = "loss of networks without [softmax]", .options = options,
     .settings_size = sizeof(struct cost_settings),
-    .create = create, .forward = forward, .backward = backward, .destroy = destroy,
+    .create = create, .forward = forward, .backward = backward, .destroy = destroy, .operations = operations,
 };

@@ -1,7 +1,7 @@
 // [crop]: a random part of the picture (mirrored at random with flip=1) in training, its centre in evaluation.
 // Unless noadjust=1 the pixels, 0..1, are spread to -1..1 as Darknet does.
 #include "base/random.h"
-#include "net/network.h"
+#include "net/operations.h"
 
 struct crop_settings {
     int crop_height, crop_width, flip, noadjust;
@@ -87,7 +87,14 @@ static void destroy(struct layer *layer)
     (void)layer;
 }
 
+static void operations(const struct layer *layer, struct operations *operations)
+{
+    const struct crop_settings *s = layer->settings;
+    double elements = (double)shape_size(layer->output_shape) * operations->images;
+    if (!s->noadjust) operations_add(operations, IN_FORWARD, OTHER, elements, UNITS(FP32_MULTIPLY(1), FP32_ADD(1)));
+}
+
 const struct layer_type crop_layer_type = {
     .name = "crop", .help = "part of the picture", .options = options, .settings_size = sizeof(struct crop_settings),
-    .create = create, .forward = forward, .backward = backward, .destroy = destroy,
+    .create = create, .forward = forward, .backward = backward, .destroy = destroy, .operations = operations,
 };

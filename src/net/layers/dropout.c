@@ -1,6 +1,6 @@
 // [dropout]: in training each element is zeroed with this probability and the others are scaled up; nothing in
 // evaluation. The choice is a function of (seed, step, layer, image), drawn again in the backward pass.
-#include "net/network.h"
+#include "net/operations.h"
 
 #include "base/random.h"
 
@@ -66,8 +66,19 @@ static void destroy(struct layer *layer)
     (void)layer;
 }
 
+static void operations(const struct layer *layer, struct operations *operations)
+{
+    double elements = (double)shape_size(layer->output_shape) * operations->images;
+    if (!operations->training) return;
+    operations_add(operations, IN_FORWARD, OTHER, elements, UNITS({RANDOM_BIT, 24, 1, 0}, FP32_COMPARE(1), FP32_MULTIPLY(1)));
+    operations_move(operations, IN_FORWARD, MLS_ACTIVATION, 2 * elements, 32);
+    if (!operations->passes_error) return;
+    operations_add(operations, IN_BACKWARD, OTHER, elements, UNITS(FP32_MULTIPLY(1)));
+    operations_move(operations, IN_BACKWARD, MLS_ERROR, 2 * elements, 32);
+}
+
 const struct layer_type dropout_layer_type = {
     .name = "dropout", .help = "zeroes elements at random in training", .options = options,
     .settings_size = sizeof(struct dropout_settings),
-    .create = create, .forward = forward, .backward = backward, .destroy = destroy,
+    .create = create, .forward = forward, .backward = backward, .destroy = destroy, .operations = operations,
 };

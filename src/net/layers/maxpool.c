@@ -5,7 +5,7 @@
 
 #include "base/memory.h"
 #include "base/vector.h"
-#include "net/network.h"
+#include "net/operations.h"
 
 struct maxpool_settings {
     int size, stride, padding;
@@ -210,8 +210,23 @@ static void destroy(struct layer *layer)
     memory_release(pool);
 }
 
+// Forward compares the positions of each window that lie inside; backward adds each error to its winner.
+static void operations(const struct layer *layer, struct operations *operations)
+{
+    const struct maxpool *pool = layer->state;
+    struct shape in = layer->input_shape, out = layer->output_shape;
+    double positions = window_positions(in.height, out.height, pool->size, pool->stride, pool->offset) *
+                       window_positions(in.width, out.width, pool->size, pool->stride, pool->offset);
+    double images = operations->images, errors = images * (double)shape_size(out);
+    operations_add(operations, IN_FORWARD, POOLING, images * in.channels * positions, UNITS(FP32_COMPARE(1)));
+    operations_move(operations, IN_FORWARD, MLS_ACTIVATION, images * (double)(shape_size(in) + shape_size(out)), 32);
+    if (!operations->passes_error) return;
+    operations_add(operations, IN_BACKWARD, POOLING, errors, UNITS(FP32_ADD(1)));
+    operations_move(operations, IN_BACKWARD, MLS_ERROR, images * (double)(shape_size(in) + shape_size(out)), 32);
+}
+
 const struct layer_type maxpool_layer_type = {
     .name = "maxpool", .alias = "max", .help = "largest value of a window", .options = options,
     .settings_size = sizeof(struct maxpool_settings),
-    .create = create, .forward = forward, .backward = backward, .destroy = destroy,
+    .create = create, .forward = forward, .backward = backward, .destroy = destroy, .operations = operations,
 };

@@ -2,7 +2,7 @@
 // for it.
 #include <string.h>
 
-#include "net/network.h"
+#include "net/operations.h"
 
 struct route_settings {
     struct option_list layers;
@@ -132,8 +132,16 @@ static void destroy(struct layer *layer)
     (void)layer;
 }
 
+static void operations(const struct layer *layer, struct operations *operations)
+{
+    double moved = 2 * (double)shape_size(layer->output_shape) * operations->images;
+    if (layer->is_alias) return;
+    operations_move(operations, IN_FORWARD, MLS_ACTIVATION, moved, 32);
+    if (operations->backward) operations_move(operations, IN_BACKWARD, MLS_ERROR, moved, 32);
+}
+
 const struct layer_type route_layer_type = {
     .name = "route", .help = "joins layers along the channels", .options = options,
     .settings_size = sizeof(struct route_settings),
-    .create = create, .forward = forward, .backward = backward, .destroy = destroy,
+    .create = create, .forward = forward, .backward = backward, .destroy = destroy, .operations = operations,
 };

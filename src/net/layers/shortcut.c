@@ -5,7 +5,7 @@
 #include "base/memory.h"
 #include "base/vector.h"
 #include "net/activations.h"
-#include "net/network.h"
+#include "net/operations.h"
 
 struct shortcut_settings {
     int from, activation;
@@ -297,8 +297,20 @@ static void destroy(struct layer *layer)
     memory_release(s);
 }
 
+static void operations(const struct layer *layer, struct operations *operations)
+{
+    const struct shortcut *s = layer->state;
+    struct shape to = layer->output_shape, from = s->from;
+    double pixels = (double)(from.height < to.height ? from.height : to.height) * (from.width < to.width ? from.width : to.width);
+    double added = pixels * (from.channels < to.channels ? from.channels : to.channels), all = (double)shape_size(to);
+    operations_add(operations, IN_FORWARD, RESIDUAL_ADD, added * operations->images, UNITS(FP32_ADD(1)));
+    operations_of_activation(operations, s->activation, all, false);
+    operations_move(operations, IN_FORWARD, MLS_ACTIVATION, (2 * all + added) * operations->images, 32);
+    if (operations->backward) operations_move(operations, IN_BACKWARD, MLS_ERROR, 2 * all * operations->images, 32);
+}
+
 const struct layer_type shortcut_layer_type = {
     .name = "shortcut", .help = "adds the output of an earlier layer", .options = options,
     .settings_size = sizeof(struct shortcut_settings),
-    .create = create, .arrays_known = arrays_known, .forward = forward, .backward = backward, .destroy = destroy,
+    .create = create, .arrays_known = arrays_known, .forward = forward, .backward = backward, .destroy = destroy, .operations = operations,
 };

@@ -3,7 +3,7 @@
 #include <math.h>
 
 #include "base/memory.h"
-#include "net/network.h"
+#include "net/operations.h"
 
 static const struct option_description options[] = {
     {"groups", OPTION_IGNORED, 0, 0, 0, NULL, NULL, "accepted for Darknet's files; without effect"},
@@ -85,7 +85,15 @@ static void destroy(struct layer *layer)
     memory_release(state);
 }
 
+// The largest score, exponentials, their sum, a division each; backward: p - target.
+static void operations(const struct layer *layer, struct operations *operations)
+{
+    double elements = (double)shape_size(layer->output_shape) * operations->images;
+    operations_add(operations, IN_FORWARD, OTHER, elements, UNITS(FP32_COMPARE(1), {FLOAT_FUNCTION, 2, 0, 0}, FP32_ADD(2)));
+    if (operations->passes_error) operations_add(operations, IN_BACKWARD, OTHER, elements, UNITS(FP32_ADD(1), FP32_MULTIPLY(1)));
+}
+
 const struct layer_type softmax_layer_type = {
     .name = "softmax", .alias = "soft", .help = "class probabilities and cross-entropy loss", .options = options,
-    .settings_size = 1, .create = create, .forward = forward, .backward = backward, .destroy = destroy,
+    .settings_size = 1, .create = create, .forward = forward, .backward = backward, .destroy = destroy, .operations = operations,
 };

@@ -1,0 +1,445 @@
+// Operation counts and energies: the formulas against what the scalar reference executes, by pass and kind, and against loops
+// written out here; widths and prices by hand.
+#include "testing.h"
+
+#include <math.h>
+
+#include "base/memory.h"
+#include "base/random.h"
+#include "energy/account.h"
+#include "net/operations.h"
+
+#define IMAGES 3
+
+struct built {
+    struct cfg *cfg;
+    struct thread_pool *pool;
+    struct network *network;
+};
+
+static void build(struct built *b, const char *text)
+{
+    struct diagnostics diagnostics = {.path = "test.cfg"};
+    struct network_request request = {.max_images = 1};
+    b->pool = thread_pool_create(1, NULL);
+    b->cfg = cfg_parse("test.cfg", text, strlen(text), &diagnostics);
+    b->network = b->cfg ? network_create(b->cfg, &request, b->pool, &diagnostics) : NULL;
+    if (!b->network) fail_msg("%s", diagnostics.text);
+}
+
+static void release(struct built *b)
+{
+    network_destroy(b->network);
+    cfg_release(b->cfg);
+    thread_pool_destroy(b->pool);
+}
+
+static struct operations count(const struct network *network, bool training, const struct arithmetic *instead)
+{
+    const struct training_settings settings = {.momentum = 0.9f, .decay = 1e-4f};
+    struct operations o = {.images = IMAGES, .training = training, .instead = instead};
+    assert_true(network_operations(network, &settings, &o));
+    return o;
+}
+
+static double counted(const struct operations *o, int layer, enum operation_pass pass, enum operation_kind kind)
+{
+    double sum = 0;
+    for (size_t i = 0; i < o->count; i++)
+        if ((layer < 0 || o->items[i].layer == layer) && o->items[i].pass == pass && o->items[i].kind == kind) sum += o->items[i].count;
+    return sum;
+}
+
+static void assert_count(const char *what, const char *kind, double formula, double executed)
+{
+    if (formula != executed) fail_msg("%s: %s: the formula says %.0f, %.0f were executed", what, kind, formula, executed);
+}
+
+// ---------------------------------------------------------------------------------------------
+// Formula against execution
+
+static void compare_convolution(const char *what, const struct operations *o, int layer, enum operation_pass pass,
+                    const struct mls_counts *c)
+{
+    assert_count(what, "element multiply", counted(o, layer, pass, ELEMENT_MULTIPLY), (double)c->element_multiply);
+    assert_count(what, "element accumulate", counted(o, layer, pass, ELEMENT_ACCUMULATE), (double)c->element_accumulate);
+    assert_count(what, "group scale", counted(o, layer, pass, GROUP_SCALE), (double)c->group_scale);
+    assert_count(what, "group accumulate", counted(o, layer, pass, GROUP_ACCUMULATE), (double)c->group_accumulate);
+    assert_count(what, "tensor scale", counted(o, layer, pass, TENSOR_SCALE), (double)c->tensor_scale);
+}
+
+static void compare_quantization(const char *what, const struct operations *o, int layer, enum operation_pass pass,
+                    const struct mls_counts *c)
+{
+    assert_count(what, "maximum", counted(o, layer, pass, QUANTIZE_MAXIMUM), (double)c->maximum);
+    assert_count(what, "division", counted(o, layer, pass, QUANTIZE_DIVISION), (double)c->division);
+    assert_count(what, "scaling", counted(o, layer, pass, QUANTIZE_SCALING), (double)c->scaling);
+    assert_count(what, "rounding", counted(o, layer, pass, QUANTIZE_ROUNDING), (double)c->rounding);
+    assert_count(what, "random bits", counted(o, layer, pass, QUANTIZE_RANDOM), (double)c->random_bits);
+}
+
+static void quantize_random(const struct mls_format *format, enum mls_operand operand, const int dims[4], int groups,
+                            struct mls_tensor *out, struct mls_counts *counts)
+{
+    size_t n = (size_t)dims[0] * (size_t)dims[1] * (size_t)dims[2] * (size_t)dims[3];
+    float *values = memory_allocate(n, sizeof(float), NULL);
+    struct random_stream stream = {n, 0};
+    for (size_t i = 0; i < n; i++) values[i] = random_normal(&stream);
+    assert_true(mls_quantize_counted(format, operand, values, dims, groups, 7, out, counts, NULL));
+    memory_release(values);
+}
+
+// Runs the reference on tensors of the layer's shapes; the layer's options are read again from its section.
+static void check_layer(const char *what, const struct network *network, int index, const struct operations *o)
+{
+    const struct layer *layer = network->layers[index];
+    struct mls_settings settings = {0};
+    struct { int size, stride, padding, groups; } window = {0};
+    static const struct option_description options[] = {
+        {"size", OPTION_INT, 0, 1, 9, "1", NULL, ""}, {"stride", OPTION_INT, 4, 1, 9, "1", NULL, ""},
+        {"padding", OPTION_INT, 8, 0, 9, "0", NULL, ""}, {"groups", OPTION_INT, 12, 1, 99, "1", NULL, ""}, {0}};
+    struct diagnostics diagnostics = {0};
+    assert_true(options_read(mls_option_table, layer->section, &settings, &diagnostics));
+    assert_true(options_read(options, layer->section, &window, &diagnostics));
+    int mls;
+    struct mls_format formats[3];
+    mls_settings_resolve(&settings, &network->settings.mls, &mls, formats);
+    struct shape in = layer->input_shape;
+    struct convolution_shape s = {.images = IMAGES, .in_channels = in.channels, .in_height = in.height, .in_width = in.width,
+                                  .out_channels = layer->output_shape.channels, .kernel_height = window.size, .kernel_width = window.size,
+                                  .stride = window.stride, .padding = window.padding, .groups = window.groups};
+    assert_true(convolution_shape_complete(&s, NULL));
+    assert_int_equal(s.out_height, layer->output_shape.height);
+    const int dims[3][4] = {{s.out_channels, s.in_channels / s.groups, window.size, window.size},
+                            {IMAGES, s.in_channels, s.in_height, s.in_width}, {IMAGES, s.out_channels, s.out_height, s.out_width}};
+    struct mls_tensor tensors[3];
+    struct mls_counts forward = {0}, backward = {0}, passes[3] = {{0}, {0}, {0}};
+    for (int k = 0; k < 3; k++)
+        quantize_random(&formats[k], (enum mls_operand)k, dims[k], s.groups, &tensors[k], k == MLS_ERROR ? &backward : &forward);
+    float *result = memory_allocate(32768, sizeof(float), NULL);
+    mls_convolution_forward_counted(&s, &tensors[0], &tensors[1], result, &passes[0]);
+    if (index > 0) mls_convolution_input_error_counted(&s, &tensors[0], &tensors[2], result, &passes[1]);
+    mls_convolution_weight_gradient_counted(&s, &tensors[1], &tensors[2], result, &passes[2]);
+    compare_quantization(what, o, index, IN_FORWARD, &forward);
+    compare_quantization(what, o, index, IN_BACKWARD, &backward);
+    compare_convolution(what, o, index, IN_FORWARD, &passes[0]);
+    compare_convolution(what, o, index, IN_INPUT_ERROR, &passes[1]);
+    compare_convolution(what, o, index, IN_WEIGHT_GRADIENT, &passes[2]);
+    assert_true(passes[0].element_multiply > 0 && passes[2].element_multiply > 0);
+    memory_release(result);
+    for (int k = 0; k < 3; k++) mls_tensor_release(&tensors[k]);
+}
+
+static void check_network(const char *net_options, const char *middle)
+{
+    char text[2048];
+    snprintf(text, sizeof text, "[net]\nbatch=%d\nheight=6\nwidth=5\nchannels=2\n%s\n"
+             "[conv]\nfilters=18\nsize=3\npadding=1\nactivation=relu\nbatch_normalize=1\n[conv]\nactivation=relu\nfilters=12\n%s\n"
+             "[conv]\nfilters=5\nsize=1\nactivation=linear\n[connected]\noutput=3\n[softmax]\n", IMAGES, net_options, middle);
+    struct built b;
+    build(&b, text);
+    struct operations o = count(b.network, true, NULL);
+    for (int i = 0; i < 3; i++) check_layer(text, b.network, i, &o);
+    operations_release(&o);
+    release(&b);
+}
+
+static const char *const middles[] = {
+    "size=3\npadding=1", "size=3\npadding=1\nstride=2", "size=1\nstride=2", "size=4\npadding=3\nstride=3\ngroups=2",
+    "size=3\npadding=4\nstride=1", "size=3\npadding=1\ngroups=6\nstride=2", "size=2\nstride=4", "size=9\npadding=2"};
+
+// All groupings and group sizes (1000: whole), all windows of `middles`.
+static void test_groupings(void **state)
+{
+    (void)state;
+    static const char *const groups[] = {"none", "n", "c", "nc"};
+    static const int sizes[] = {1, 4, 16, 1000};
+    for (int g = 0; g < 4; g++)
+        for (int s = 0; s < 4; s++)
+            for (size_t m = 0; m < sizeof middles / sizeof middles[0]; m++) {
+                char options[128];
+                snprintf(options, sizeof options, "group=%s\ngroup_size=%d", groups[g], sizes[s]);
+                check_network(options, middles[m]);
+            }
+}
+
+// Operands that differ, scale kinds, rounding, element formats with 16 and 24 working bits.
+static void test_formats(void **state)
+{
+    (void)state;
+    static const char *const options[] = {
+        "weight_group=nc\nweight_group_size=4\nactivation_group=nc\nactivation_group_size=6\nerror_group=c\nerror_group_size=5",
+        "weight_group=n\nweight_group_size=3\nactivation_group=none\nerror_group=none",
+        "weight_group=none\nactivation_group=c\nactivation_group_size=7\nerror_group=n",
+        "scale_exponent=2\nscale_mantissa=0", "scale_exponent=1\nscale_mantissa=1\nrounding=stochastic", "rounding=nearest",
+        "exponent=0\nmantissa=7", "exponent=3\nmantissa=4\nrounding=stochastic", "exponent=3\nmantissa=1\nrounding=stochastic",
+        "activation_mantissa=2\nexponent=2\nmantissa=4"};
+    for (size_t i = 0; i < sizeof options / sizeof options[0]; i++) check_network(options[i], middles[i % 4]);
+}
+
+// Groups of one pixel (Microscaling): loops over all products.
+static void test_pixel_groups(void **state)
+{
+    (void)state;
+    const struct convolution_shape s = {.images = IMAGES, .in_channels = 40, .in_height = 5, .in_width = 4,
+                                        .out_channels = 6, .out_height = 3, .out_width = 2, .kernel_height = 3, .kernel_width = 3,
+                                        .stride = 2, .padding = 1, .groups = 1};
+    struct arithmetic mx = {.sum_exponent = 8, .sum_mantissa = 23};
+    for (int k = 0; k < 3; k++)
+        mx.operands[k] = (struct operand_format){.exponent = 2, .mantissa = 1, .scale = SCALE_BLOCK, .group = MLS_GROUP_NC,
+                                                 .group_size = 32,
+                                                 .each_pixel = true, .scale_exponent = 8};
+    struct operations o = {.images = IMAGES, .training = true, .backward = true, .passes_error = true};
+    operations_of_convolution(&o, &s, &mx, false);
+    double pairs = 0;
+    for (int y = 0; y < 3; y++)
+        for (int x = 0; x < 2; x++)
+            for (int k = 0; k < 9; k++) {
+                int r = 2 * y + k / 3 - 1, c = 2 * x + k % 3 - 1;
+                pairs += r >= 0 && r < 5 && c >= 0 && c < 4;
+            }
+    assert_true(counted(&o, 0, IN_FORWARD, ELEMENT_MULTIPLY) == IMAGES * 6 * 40 * pairs);
+    assert_true(counted(&o, 0, IN_FORWARD, GROUP_ACCUMULATE) == IMAGES * 6 * 2 * pairs);      // 40 channels are two blocks
+    assert_true(counted(&o, 0, IN_INPUT_ERROR, GROUP_ACCUMULATE) == IMAGES * 40 * 1 * pairs); // 6 are one
+    assert_true(counted(&o, 0, IN_WEIGHT_GRADIENT, GROUP_ACCUMULATE) == IMAGES * 6 * 40 * pairs);
+    assert_true(counted(&o, 0, IN_FORWARD, TENSOR_SCALE) == 0);
+    operations_release(&o);
+}
+
+// ---------------------------------------------------------------------------------------------
+// The rest of a network, counted by hand
+
+static void test_other_layers(void **state)
+{
+    (void)state;
+    struct built b;
+    build(&b, "[net]\nbatch=3\nheight=6\nwidth=6\nchannels=2\nmls=0\n"
+              "[conv]\nfilters=4\nsize=3\npadding=1\nbatch_normalize=1\nactivation=relu\n"
+              "[conv]\nfilters=4\nsize=3\npadding=1\nactivation=linear\n"
+              "[shortcut]\nfrom=-2\nactivation=relu\n[maxpool]\nsize=3\nstride=2\n[avgpool]\n"
+              "[dropout]\n[connected]\noutput=5\nactivation=linear\n[softmax]\n");
+    struct operations o = count(b.network, true, NULL);
+    assert_true(counted(&o, 0, IN_FORWARD, FLOAT_LAYER) == 3 * 4 * 2 * 16 * 16);    // per axis 6 * 3 positions less the two outside
+    assert_true(counted(&o, 0, IN_INPUT_ERROR, FLOAT_LAYER) == 0);
+    assert_true(counted(&o, 0, IN_WEIGHT_GRADIENT, FLOAT_LAYER) == 3 * 4 * 2 * 16 * 16);
+    assert_true(counted(&o, 1, IN_INPUT_ERROR, FLOAT_LAYER) == 3 * 4 * 4 * 16 * 16);
+    assert_true(counted(&o, 0, IN_FORWARD, BATCH_NORM) == 3 * 4 * 36 + 4);
+    assert_true(counted(&o, 0, IN_BACKWARD, BATCH_NORM) == 3 * 4 * 36 + 4);
+    assert_true(counted(&o, 0, IN_BACKWARD, RESIDUAL_ADD) == 3 * 4 * 36);           // read by layers 1 and 2
+    assert_true(counted(&o, 2, IN_FORWARD, RESIDUAL_ADD) == 3 * 4 * 36);
+    assert_true(counted(&o, 2, IN_BACKWARD, ACTIVATION) == 3 * 4 * 36);
+    assert_true(counted(&o, 3, IN_FORWARD, POOLING) == 3 * 4 * 8 * 8);              // windows begin at -1, 1, 3: 2 + 3 + 3 positions
+    assert_true(counted(&o, 4, IN_FORWARD, POOLING) == 3 * 4 * 9 + 3 * 4);
+    assert_true(counted(&o, 6, IN_WEIGHT_GRADIENT, FLOAT_LAYER) == 3 * 4 * 5);
+    assert_true(counted(&o, -1, IN_UPDATE, OPTIMIZER) == 72 + 8 + 144 + 4 + 20 + 5);
+    struct operations inference = count(b.network, false, NULL);
+    for (size_t i = 0; i < inference.count; i++) assert_int_equal(inference.items[i].pass, IN_FORWARD);
+    assert_true(counted(&inference, -1, IN_FORWARD, FLOAT_LAYER) == counted(&o, -1, IN_FORWARD, FLOAT_LAYER));
+    operations_release(&inference);
+    operations_release(&o);
+    release(&b);
+}
+
+// ---------------------------------------------------------------------------------------------
+// Widths and prices
+
+static void test_widths(void **state)
+{
+    (void)state;
+    for (int e = 0; e <= 3; e++)
+        for (int m = e == 0; m <= 7; m++) {
+            struct mls_format mls = {.exponent = e, .mantissa = m, .group_size = 1};
+            const struct mls_format formats[3] = {mls, mls, mls};
+            struct arithmetic a = arithmetic_of_mls(formats);
+            double largest = mls_largest_integer(&mls);
+            for (double n = 1; n < 3e5; n *= 9) {
+                int bits = sum_bits(&a.operands[0], &a.operands[1], n);
+                assert_true(largest * largest * n < ldexp(1, bits - 1));
+                assert_true(largest * largest * n >= ldexp(1, bits - 2));
+            }
+            assert_int_equal(operand_bits(&a.operands[0]), 1 + e + m);
+            a.operands[0].nonnegative = true;
+            assert_int_equal(operand_bits(&a.operands[0]), e + m);
+            assert_int_equal(sum_bits(&a.operands[0], &a.operands[1], 4), sum_bits(&a.operands[1], &a.operands[1], 4));
+            a.operands[1].nonnegative = true;
+            assert_int_equal(sum_bits(&a.operands[0], &a.operands[1], 4) + 1, sum_bits(&a.operands[2], &a.operands[2], 4));
+        }
+}
+
+static struct energy_table *read_table(void)
+{
+    struct diagnostics diagnostics = {.path = "cfg/energy/horowitz-45nm.cfg"};
+    struct energy_table *table = energy_table_read(diagnostics.path, &diagnostics);
+    if (!table) fail_msg("%s", diagnostics.text);
+    diagnostics.path = "cfg/energy/formats.cfg";
+    if (!energy_table_read_formats(table, diagnostics.path, &diagnostics)) fail_msg("%s", diagnostics.text);
+    return table;
+}
+
+static void assert_close(double a, double b)
+{
+    if (fabs(a - b) > 1e-6 * (fabs(a) + fabs(b))) fail_msg("%.9g, expected %.9g", a, b);
+}
+
+static void test_prices(void **state)
+{
+    (void)state;
+    struct energy_table *table = read_table();
+    static const struct { struct unit unit; double pj; } rows[] = {
+        {{INTEGER_ADD, 1, 8, 0}, 0.03}, {{INTEGER_ADD, 1, 32, 0}, 0.1}, {{INTEGER_ADD, 2, 20, 0}, 0.13}, {{INTEGER_MULTIPLY, 1, 8, 8}, 0.2},
+        {{INTEGER_MULTIPLY, 1, 32, 32}, 3.1}, {{INTEGER_MULTIPLY, 1, 16, 34}, 0.2 + 2.9 * 480 / 960}, {{FLOAT_ADD, 1, 5, 10}, 0.4},
+        {{FLOAT_ADD, 3, 8, 23}, 2.7},
+        {{FLOAT_MULTIPLY, 1, 5, 10}, 1.1}, {{FLOAT_MULTIPLY, 1, 8, 23}, 3.7}, {{FLOAT_MULTIPLY, 1, 8, 7}, 1.1 - 2.6 * 57 / 455},
+        {{SHIFT, 1, 14, 4}, 0.042}, {{SHIFT, 1, 14, 0}, 0}, {{RANDOM_BIT, 16, 1, 0}, 0.048}, {{FLOAT_MULTIPLY, 0, 8, 23}, 0}};
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) assert_close(unit_energy(&table->prices, &rows[i].unit), rows[i].pj);
+    for (int type = INTEGER_ADD; type <= FLOAT_MULTIPLY; type++) // more bits never take less
+        for (int bits = 1; bits < 40; bits++) {
+            struct unit narrow = {(enum unit_type)type, 1, bits, bits}, wide = {(enum unit_type)type, 1, bits + 1, bits + 1};
+            assert_true(unit_energy(&table->prices, &narrow) <= unit_energy(&table->prices, &wide));
+        }
+    energy_table_release(table);
+}
+
+// One product and its accumulation in <2,4>, 3x3, group size 1, from the figures: 5 x 5 bits, 3 bits of exponents, 14 bits
+// shifted by up to 4 places; a sum of 9 * 124^2 has 18 bits and a sign.
+static void test_element_energy(void **state)
+{
+    (void)state;
+    struct energy_table *table = read_table();
+    struct built b;
+    build(&b, "[net]\nheight=8\nwidth=8\nmantissa=4\ngroup_size=1\n"
+              "[conv]\nfilters=4\nsize=3\npad=1\nactivation=linear\n[connected]\n[softmax]\n");
+    struct operations o = count(b.network, true, NULL);
+    double line = 2.9 / 960, adder = 0.07 / 24;
+    for (size_t i = 0; i < o.count; i++) {
+        if (o.items[i].pass != IN_FORWARD) continue;
+        double pj = operation_energy(&table->prices, &o.items[i]);
+        if (o.items[i].kind == ELEMENT_MULTIPLY) assert_close(pj, 0.2 + line * (25 - 64) + 0.03 + adder * (3 - 8) + 0.001 * 14 * 3);
+        if (o.items[i].kind == ELEMENT_ACCUMULATE) assert_close(pj, 0.03 + adder * (19 - 8));
+    }
+    operations_release(&o);
+    release(&b);
+    energy_table_release(table);
+}
+
+// Sums agree with each other; another format's fp32 is the same as the cfg in fp32; the ratios are those of the sums.
+static void test_sums(void **state)
+{
+    (void)state;
+    static const char *const layers = "[net]\nheight=9\nwidth=9\n%s[conv]\nfilters=16\nsize=3\npad=1\nbatch_normalize=1\nactivation=relu\n"
+                                      "[conv]\nfilters=20\nsize=3\nstride=2\nactivation=leaky\n"
+                                      "[avgpool]\n[connected]\noutput=4\nactivation=linear\n[softmax]\n";
+    struct energy_table *table = read_table();
+    const struct energy_format *fp32 = energy_table_find(table, "fp32"), *fp8 = energy_table_find(table, "fp8");
+    struct built b, plain;
+    char text[1024];
+    snprintf(text, sizeof text, layers, "mantissa=4\n");
+    build(&b, text);
+    snprintf(text, sizeof text, layers, "mls=0\n");
+    build(&plain, text);
+    for (int training = 0; training < 2; training++) {
+        struct operations own = count(b.network, training, NULL), other = count(b.network, training, &fp32->arithmetic);
+        struct operations eight = count(b.network, training, &fp8->arithmetic), expected = count(plain.network, training, &fp8->arithmetic);
+        struct energy_sums s = energy_sum(&table->prices, &own, -1);
+        double kinds = 0, passes = 0, by_layer = 0;
+        for (int k = 0; k < OPERATION_KINDS; k++) kinds += s.kinds[k];
+        for (int p = 0; p < OPERATION_PASSES; p++) passes += s.passes[p];
+        for (int i = 0; i < b.network->layer_count; i++) by_layer += energy_sum(&table->prices, &own, i).total;
+        assert_close(kinds, s.total);
+        assert_close(passes, s.total);
+        assert_close(by_layer, s.total);
+        assert_close(energy_sum(&table->prices, &other, -1).total, energy_sum(&table->prices, &expected, -1).total);
+        assert_true(energy_sum(&table->prices, &eight, -1).total > s.total);
+        assert_true(energy_sum(&table->prices, &eight, -1).total < energy_sum(&table->prices, &other, -1).total);
+        operations_release(&own);
+        operations_release(&other);
+        operations_release(&eight);
+        operations_release(&expected);
+    }
+    release(&b);
+    release(&plain);
+    energy_table_release(table);
+}
+
+// Operands of a 1x1 convolution from 20 to 12 channels, 6 x 5 pixels, groups of 16 channels: elements and scales. The input is
+// behind a ReLU, so <2,4> has 6 bits there.
+static void test_traffic(void **state)
+{
+    (void)state;
+    struct built b;
+    build(&b, "[net]\nbatch=3\nheight=6\nwidth=5\nmantissa=4\n"
+              "[conv]\nmls=0\nfilters=20\nactivation=relu\n[conv]\nfilters=12\nactivation=linear\n[connected]\n[softmax]\n");
+    struct operations o = count(b.network, true, NULL);
+    struct traffic_row rows[MOST_TRAFFIC_ROWS], total;
+    int used = traffic_sum(&o, rows, &total);
+    double bytes[3][33] = {{0}}, all = 0;
+    for (int i = 0; i < used; i++) {
+        bytes[rows[i].operand][(int)rows[i].bits] = rows[i].operand_bytes;
+        all += rows[i].bytes;
+    }
+    assert_close(bytes[MLS_WEIGHT][7], 2 * 240 * 7 / 8.0); // forward and input error
+    assert_close(bytes[MLS_WEIGHT][9], 2 * 2 * 9 / 8.0);
+    assert_close(bytes[MLS_ACTIVATION][6], 2 * 3 * 20 * 30 * 6 / 8.0);
+    assert_close(bytes[MLS_ACTIVATION][9], 2 * 3 * 2 * 9 / 8.0);
+    assert_close(bytes[MLS_ERROR][7], 2 * 3 * 12 * 30 * 7 / 8.0);
+    assert_close(bytes[MLS_ERROR][9], 2 * 3 * 9 / 8.0);
+    assert_close(all, total.bytes);
+    operations_release(&o);
+    release(&b);
+}
+
+// ---------------------------------------------------------------------------------------------
+// Tables
+
+static void expect_problem(const char *text, const char *part)
+{
+    struct diagnostics diagnostics = {.path = "t.cfg"};
+    assert_null(energy_table_parse("t.cfg", text, strlen(text), &diagnostics));
+    assert_contains(diagnostics.text, part);
+    diagnostics_release(&diagnostics);
+}
+
+#define PRICES \
+    "[energy]\ninteger_add_8=1\ninteger_add_32=1\ninteger_multiply_8=1\ninteger_multiply_32=1\n" \
+    "float_add_16=1\nfloat_add_32=1\nfloat_multiply_16=1\n" \
+    "float_multiply_32=1\nfloat_function=1\nmultiplexer_bit=1\nrandom_bit=1\nsram_bit=1\ndram_bit=1\n"
+
+static void test_bad_tables(void **state)
+{
+    (void)state;
+    expect_problem("", "[energy]");
+    expect_problem("[energy]\ninteger_add_8=1\n", "t.cfg:1: [energy] integer_add_32 is missing");
+    expect_problem("[energy]\ninteger_add_8=-1\n", "t.cfg:2: [energy] integer_add_8=-1: expected a number from 0");
+    expect_problem(PRICES "float_ad_16=1\n", "did you mean float_add_16");
+    expect_problem(PRICES PRICES, "second [energy]");
+    expect_problem(PRICES "[prices]\n", "unknown section");
+    expect_problem(PRICES "[format]\nexponent=4\nmantissa=3\n", "name is missing");
+    expect_problem(PRICES "[format]\nname=a\nmantissa=3\n", "expected for all operands");
+    expect_problem(PRICES "[format]\nname=a\nexponent=0\nmantissa=0\n", "not both 0");
+    expect_problem(PRICES "[format]\nname=a\nexponent=8\nmantissa=7\nsum=integer\n", "at most 5");
+    expect_problem(PRICES "[format]\nname=a\nexponent=0\nmantissa=7\n"
+                   "[format]\nname=a\nexponent=0\nmantissa=6\n", "second format with name=a");
+    expect_problem(PRICES "[format]\nname=a\nexponent=9\nmantissa=7\n", "exponent=9: expected an integer from 0 to 8");
+    struct diagnostics diagnostics = {.path = "t.cfg"};
+    static const char good[] = PRICES "[format]\nname=a\nexponent=2\nmantissa=1\nactivation_mantissa=2\n"
+                                  "sum=integer\nscale=block\nerror_rounding=stochastic\n";
+    struct energy_table *table = energy_table_parse("t.cfg", good, strlen(good), &diagnostics);
+    if (!table) fail_msg("%s", diagnostics.text);
+    const struct arithmetic *a = &energy_table_find(table, "a")->arithmetic;
+    assert_int_equal(a->operands[MLS_ACTIVATION].mantissa, 2);
+    assert_int_equal(a->operands[MLS_WEIGHT].mantissa, 1);
+    assert_int_equal(a->operands[MLS_WEIGHT].rounding, MLS_NEAREST);
+    assert_int_equal(a->operands[MLS_ERROR].rounding, MLS_STOCHASTIC);
+    assert_null(energy_table_find(table, "b"));
+    energy_table_release(table);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_groupings), cmocka_unit_test(test_formats), cmocka_unit_test(test_pixel_groups),
+        cmocka_unit_test(test_other_layers),
+        cmocka_unit_test(test_widths), cmocka_unit_test(test_prices), cmocka_unit_test(test_element_energy), cmocka_unit_test(test_sums),
+        cmocka_unit_test(test_traffic), cmocka_unit_test(test_bad_tables)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
