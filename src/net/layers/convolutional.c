@@ -5,7 +5,7 @@
 //   direct      mls=0: fp32, fast kernels
 //   reference   MLS integers, plain C: shapes that the fast kernels do not take
 //   simulated   MLS formats whose integers do not fit 8 bits: fp32 arithmetic (CBLAS) on dequantized operands
-//   blas        mls=0, shapes that the direct kernels do not take (convolution groups): fp32, CBLAS
+//   blas        mls=0, shapes that the direct kernels do not take (convolution groups of several channels): fp32, CBLAS
 //
 // The last three work on planar copies of the maps. The first two read sources (kernels/source.h): the batch normalization
 // and activation before them are done as they read.
@@ -130,7 +130,7 @@ static bool create_packed(struct layer *layer, struct convolutional *c, struct e
 
 static bool create_direct(struct layer *layer, struct convolutional *c, struct error *error)
 {
-    struct direct_request request = {.kernels = layer->network->kernels, .shape = c->shape, .planar_input = !layer->inputs[0],
+    struct direct_request request = {.kernels = layer->network->kernels, .shape = c->shape, .planar_input = !layer->inputs[0] && c->shape.groups == 1,
                                      .for_training = layer->network->for_training};
     c->direct = direct_create(&request, error);
     if (c->direct) layer->extra_memory += direct_memory(c->direct);
