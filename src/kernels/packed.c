@@ -38,7 +38,8 @@ bool packed_supports(const struct convolution_shape *shape, const struct mls_for
     products = fmax(products, largest_product(&formats[MLS_WEIGHT], &formats[MLS_ERROR]));
     products = fmax(products, largest_product(&formats[MLS_ACTIVATION], &formats[MLS_ERROR]));
     double pixels = (double)shape->out_height * shape->out_width;
-    if (2 * products * window * channels > INT32_MAX || 2 * products * pixels > INT32_MAX)
+    // A weight gradient's sum begins with what the zero point adds, so no part of it is larger than all products together.
+    if (2 * products * window * channels > INT32_MAX || products * pixels > INT32_MAX)
         *reason = "a sum could exceed 32 bits";
     if (shape->groups != 1 && !is_depthwise(shape)) *reason = "grouped convolution";
     if (shape->padding >= shape->kernel_height || shape->padding >= shape->kernel_width)
