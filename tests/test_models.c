@@ -130,6 +130,58 @@ static void test_steps(void **state)
     thread_pool_destroy(pool);
 }
 
+// Root mean square of a parameter that is `index`, `role` of a network.
+static double magnitude(const struct network *network, int index, const char *role)
+{
+    char name[64];
+    snprintf(name, sizeof name, "layers.%d.%s", index, role);
+    const struct parameter *p = network_find_parameter(network, name);
+    assert_non_null(p);
+    double sum = 0;
+    for (size_t i = 0; i < p->count; i++) sum += (double)p->value[i] * (double)p->value[i];
+    return sqrt(sum / (double)p->count);
+}
+
+// Initial weights as torchvision's: He by fan-out (convolution groups do not count there), uniform within 1 / sqrt(inputs), or normal.
+static void test_initial(void **state)
+{
+    (void)state;
+    static const char text[] = "[net]\nheight=4\nwidth=4\nchannels=64\n[conv]\nfilters=64\nsize=3\npad=1\ngroups=64\n"
+                               "[conv]\nfilters=64\nsize=3\npad=1\n[conv]\nfilters=64\nsize=3\npad=1\ninitial_deviation=0.02\n[avgpool]\n"
+                               "[connected]\noutput=64\n[connected]\noutput=64\ninitial_deviation=0.01\n[softmax]\n";
+    static const struct { int layer; const char *role; double expected; } rows[] = {
+        {0, "conv.weight", 0.0589}, {1, "conv.weight", 0.0589}, {2, "conv.weight", 0.02}, {4, "connected.weight", 0.0722},
+        {4, "connected.bias", 0.0722}, {5, "connected.weight", 0.01}, {5, "connected.bias", 0}};
+    struct diagnostics diagnostics = {.path = "test.cfg"};
+    struct thread_pool *pool = thread_pool_create(1, NULL);
+    struct built built = {.cfg = cfg_parse("test.cfg", text, strlen(text), &diagnostics)};
+    built.network = network_create(built.cfg, &(struct network_request){.seed = 3}, pool, &diagnostics);
+    if (!built.network) fail_msg("%s", diagnostics.text);
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        double found = magnitude(built.network, rows[i].layer, rows[i].role);
+        if (fabs(found - rows[i].expected) > 0.15 * rows[i].expected) fail_msg("%d %s: %g", rows[i].layer, rows[i].role, found);
+    }
+    release(built);
+    thread_pool_destroy(pool);
+}
+
+// Weight decay shrinks weights, and with decay_all the scales of batch normalization too.
+static void test_decay_all(void **state)
+{
+    (void)state;
+    struct thread_pool *pool = thread_pool_create(1, NULL);
+    struct built built = build(&models[0], pool, true, true);
+    struct parameter *scale = network_find_parameter(built.network, "layers.0.batchnorm.scale");
+    struct error error;
+    for (int all = 0; all < 2; all++) {
+        const struct sgd sgd = {.rate = 0.5f, .decay = 0.25f, .decay_all = all};
+        assert_true(sgd_step(&sgd, built.network, &error)); // all gradients are 0
+        assert_true(scale->value[0] == (all ? 0.875f : 1));
+    }
+    release(built);
+    thread_pool_destroy(pool);
+}
+
 // The files are what the script writes.
 static void test_generated(void **state)
 {
@@ -139,6 +191,7 @@ static void test_generated(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_sizes), cmocka_unit_test(test_steps), cmocka_unit_test(test_generated)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_sizes), cmocka_unit_test(test_steps), cmocka_unit_test(test_initial),
+                                       cmocka_unit_test(test_decay_all), cmocka_unit_test(test_generated)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
