@@ -82,14 +82,16 @@ void depthwise_row_avx512vnni(const struct depthwise_job *job, const uint8_t *in
 }
 
 // `errors`: I of four pixels, [16][4].
-INLINE __m512i add_products(const struct depthwise_gradient_job *job, const uint8_t *input, __m512i errors, const bool NEIGHBOURS, __m512i sum)
+INLINE __m512i add_products(const struct depthwise_gradient_job *job, const uint8_t *input, __m512i errors, const bool NEIGHBOURS,
+                            __m512i sum)
 {
     __m512i pixels = load_pixels(input, job->pixel_bytes, NEIGHBOURS);
     return _mm512_dpbusd_epi32(sum, _mm512_permutexvar_epi8(transpose_order(), pixels), errors);
 }
 
 // TAPS: `taps`, or 0: any. The last quad of a row reads what lies behind it in the map; the errors there count as 0.
-INLINE void gradient_taps(const struct depthwise_gradient_job *job, int first, int taps, const int TAPS, const bool NEIGHBOURS, int32_t *out)
+INLINE void gradient_taps(const struct depthwise_gradient_job *job, int first, int taps, const int TAPS, const bool NEIGHBOURS,
+                          int32_t *out)
 {
     const __m512i order = transpose_order();
     __m512i sums[MOST_TAPS], error_sum = _mm512_setzero_si512();
@@ -104,9 +106,10 @@ INLINE void gradient_taps(const struct depthwise_gradient_job *job, int first, i
             e = _mm512_permutexvar_epi8(order, _mm512_maskz_sub_epi8(inside, e, _mm512_set1_epi8((char)128)));
             error_sum = _mm512_dpbusd_epi32(error_sum, _mm512_set1_epi8(1), e);
             const uint8_t *input = inputs + (size_t)x * job->pixel_bytes;
+            const size_t *offsets = job->tap_offsets + first;
 #pragma GCC unroll 9
-            for (int t = 0; t < TAPS; t++) sums[t] = add_products(job, input + job->tap_offsets[first + t], e, NEIGHBOURS, sums[t]);
-            for (int t = 0; TAPS == 0 && t < taps; t++) sums[t] = add_products(job, input + job->tap_offsets[first + t], e, NEIGHBOURS, sums[t]);
+            for (int t = 0; t < TAPS; t++) sums[t] = add_products(job, input + offsets[t], e, NEIGHBOURS, sums[t]);
+            for (int t = 0; TAPS == 0 && t < taps; t++) sums[t] = add_products(job, input + offsets[t], e, NEIGHBOURS, sums[t]);
         }
     }
     __m512i correction = _mm512_mullo_epi32(error_sum, _mm512_set1_epi32(job->input_zero_point));

@@ -263,6 +263,8 @@ static void convolve_phase(const struct work *work, const struct phase *phase, c
     size_t plane = (size_t)height * (size_t)width * BLOCK_CHANNELS, terms = (size_t)phase->terms * BLOCK_CHANNELS;
     const struct direct_convolution *direct = work->direct;
     int blocks = blocked_count(outputs), together = direct->depthwise ? 1 : 2;
+    void (*row_function)(const struct direct_job *, const float *, int, float *const[2]) =
+        direct->depthwise ? depthwise_direct_row : direct->request.kernels->direct_row;
     struct direct_job job = {.terms = phase->terms, .offsets = phase->offsets, .accumulate = work->accumulate,
                              .pixel_step = (size_t)phase->stride * (map->planar ? 1 : BLOCK_CHANNELS),
                              .output_step = (size_t)phase->step * BLOCK_CHANNELS};
@@ -274,8 +276,7 @@ static void convolve_phase(const struct work *work, const struct phase *phase, c
         for (int row = 0; row < phase->rows && phase->columns > 0; row++) {
             size_t pixel = (size_t)(phase->first_y + row * phase->step) * (size_t)width + (size_t)phase->first_x;
             float *outputs_of[2] = {output + pixel * BLOCK_CHANNELS, output + pixel * BLOCK_CHANNELS + plane};
-            (direct->depthwise ? depthwise_direct_row : direct->request.kernels->direct_row)(&job, input + padded_at(map, 0, row * phase->stride, 0),
-                                                                                             phase->columns, outputs_of);
+            row_function(&job, input + padded_at(map, 0, row * phase->stride, 0), phase->columns, outputs_of);
         }
     }
 }

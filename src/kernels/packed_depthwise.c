@@ -50,9 +50,10 @@ static void quantize_channel(struct packed_convolution *packed, const float *wei
         packed->request.kernels->quantize_run(quantizer, weights, window, reciprocal, codes);
         return;
     }
+    const struct mls_format *format = &packed->request.formats[MLS_WEIGHT];
     struct mls_plane_keys keys = mls_plane_keys_of(tensor_key, (uint64_t)channel);
     for (int k = 0; k < window; k++)
-        codes[k] = (int8_t)mls_quantize_element(&packed->request.formats[MLS_WEIGHT], weights[k], reciprocal, mls_random_bits(keys, (uint32_t)k, 16));
+        codes[k] = (int8_t)mls_quantize_element(format, weights[k], reciprocal, mls_random_bits(keys, (uint32_t)k, 16));
 }
 
 // The codes of one block in the order of the taps of a phase.
@@ -67,7 +68,8 @@ static void pack_block(const struct packed_convolution *packed, const struct pha
         for (int tap = phase->quad_taps[quad]; tap < phase->quad_taps[quad + 1]; tap++)
             for (int i = 0; i < BLOCK_CHANNELS; i++) {
                 int channel = block * BLOCK_CHANNELS + i;
-                int8_t code = channel < packed->shape.out_channels ? packed->weight_codes[channel * window + phase->tap_weights[tap][0]] : 0;
+                bool exists = channel < packed->shape.out_channels;
+                int8_t code = exists ? packed->weight_codes[channel * window + phase->tap_weights[tap][0]] : 0;
                 codes[tap * BLOCK_CHANNELS + i] = code;
                 quads[(quad * BLOCK_CHANNELS + i) * 4 + tap - phase->quad_taps[quad]] = code;
                 starts[i] -= zero_point * code;
@@ -86,6 +88,7 @@ bool depthwise_quantize_weights(struct packed_convolution *packed, const float *
                                 uint64_t tensor_key, struct error *error)
 {
     const struct convolution_shape *s = &packed->shape;
+    const struct mls_format *format = &packed->request.formats[MLS_WEIGHT];
     const struct mls_grouping *grouping = &packed->weight_grouping;
     int window = s->kernel_height * s->kernel_width, groups = grouping->blocks[0] * grouping->blocks[1];
     memset(packed->weight_maxima, 0, (size_t)groups * sizeof(float));
@@ -96,7 +99,7 @@ bool depthwise_quantize_weights(struct packed_convolution *packed, const float *
             if (!(magnitude <= *largest) && !isnan(*largest)) *largest = magnitude;
         }
     }
-    if (!mls_scales(&packed->request.formats[MLS_WEIGHT], packed->weight_maxima, groups, &packed->weight_tensor_scale, packed->weight_scales))
+    if (!mls_scales(format, packed->weight_maxima, groups, &packed->weight_tensor_scale, packed->weight_scales))
         return error_set(error, "the weights to quantize: not a finite number");
     for (int c = 0; c < s->out_channels; c++) quantize_channel(packed, weights, c, quantizer, tensor_key);
     pack_direction(packed, &packed->forward, packed->activations.zero_point);
@@ -147,15 +150,17 @@ void depthwise_convolve_image(const struct packed_convolution *packed, const str
 // Weight gradient
 
 // Where all images share their scales P runs over all of them, in `wide`.
-static void add_image(const struct packed_convolution *packed, const int32_t *sums, int image, int block, int window, float *totals, int64_t *wide)
+static void add_image(const struct packed_convolution *packed, const int32_t *sums, int image, int block, int window, float *totals,
+                      int64_t *wide)
 {
     const struct packed_map *a = &packed->activations, *e = &packed->errors;
     size_t lane = ((size_t)image * (size_t)a->blocks + (size_t)block) * BLOCK_CHANNELS;
     for (int k = 0; k < window * BLOCK_CHANNELS; k++) {
+        size_t channel = lane + (size_t)(k % BLOCK_CHANNELS);
         if (wide)
             wide[k] += sums[k];
         else
-            totals[k] = fmaf((float)sums[k], a->plane_scales[lane + (size_t)(k % BLOCK_CHANNELS)] * e->plane_scales[lane + (size_t)(k % BLOCK_CHANNELS)], totals[k]);
+            totals[k] = fmaf((float)sums[k], a->plane_scales[channel] * e->plane_scales[channel], totals[k]);
     }
 }
 
