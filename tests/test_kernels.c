@@ -77,7 +77,7 @@ static void check_case(const struct kernel_set *set, const struct test_case *tes
     const struct convolution_shape *s = &test->shape;
     const int input[4] = {s->images, s->in_channels, s->in_height, s->in_width};
     const int output[4] = {s->images, s->out_channels, s->out_height, s->out_width};
-    const int weight[4] = {s->out_channels, s->in_channels, s->kernel_height, s->kernel_width};
+    const int weight[4] = {s->out_channels, s->in_channels / s->groups, s->kernel_height, s->kernel_width};
     int others = test->values == VALUES_ACTIVATIONS_ZERO ? VALUES_RANDOM : (int)test->values;
     float *a = random_values(input, key, test->nonnegative, (int)test->values), *e = random_values(output, key + 2, false, others);
     float *w = random_values(weight, key + 1, false, others == VALUES_LARGEST ? VALUES_LARGEST : VALUES_RANDOM);
@@ -85,9 +85,9 @@ static void check_case(const struct kernel_set *set, const struct test_case *tes
     float *expected = memory_allocate(most, sizeof(float), NULL), *found = memory_allocate(most, sizeof(float), NULL);
     struct error error = {""};
     struct mls_tensor qw, qa, qe;
-    assert_true(mls_quantize(&test->formats[MLS_WEIGHT], MLS_WEIGHT, w, weight, 1, TENSOR_KEY, &qw, &error));
-    assert_true(mls_quantize(&test->formats[MLS_ACTIVATION], MLS_ACTIVATION, a, input, 1, TENSOR_KEY + 1, &qa, &error));
-    assert_true(mls_quantize(&test->formats[MLS_ERROR], MLS_ERROR, e, output, 1, TENSOR_KEY + 2, &qe, &error));
+    assert_true(mls_quantize(&test->formats[MLS_WEIGHT], MLS_WEIGHT, w, weight, s->groups, TENSOR_KEY, &qw, &error));
+    assert_true(mls_quantize(&test->formats[MLS_ACTIVATION], MLS_ACTIVATION, a, input, s->groups, TENSOR_KEY + 1, &qa, &error));
+    assert_true(mls_quantize(&test->formats[MLS_ERROR], MLS_ERROR, e, output, s->groups, TENSOR_KEY + 2, &qe, &error));
 
     struct packed_request request = {.kernels = set, .shape = *s, .nonnegative = test->nonnegative, .for_training = true};
     memcpy(request.formats, test->formats, sizeof request.formats);
@@ -151,7 +151,8 @@ static struct mls_format random_format(struct random_stream *stream)
                                .rounding = random_below(stream, 2) ? MLS_STOCHASTIC : MLS_NEAREST};
 }
 
-static struct test_case random_case(uint64_t key)
+// Of depthwise or other convolutions.
+static struct test_case random_case(uint64_t key, bool depthwise)
 {
     static const int kernels[] = {1, 2, 3, 3, 3, 5, 7};
     struct random_stream stream = {key, 0};
@@ -166,6 +167,7 @@ static struct test_case random_case(uint64_t key)
                                                 .kernel_height = kernel, .kernel_width = kernel,
                                                 .stride = 1 + (int)random_below(&stream, 3),
                                                 .padding = (int)random_below(&stream, (uint32_t)kernel), .groups = 1};
+        if (depthwise) test.shape.groups = test.shape.out_channels = test.shape.in_channels;
         for (int i = 0; i < 3; i++) test.formats[i] = random_format(&stream);
         test.nonnegative = random_below(&stream, 2);
         test.values = random_below(&stream, 8) == 0 ? VALUES_ACTIVATIONS_ZERO : random_below(&stream, 2);
@@ -186,7 +188,16 @@ static void test_random_shapes(void **state)
 {
     const struct kernel_set *set = set_or_skip(state);
     for (uint64_t round = 0; round < 150; round++) {
-        struct test_case test = random_case(1000 + round);
+        struct test_case test = random_case(1000 + round, false);
+        check_case(set, &test, 77 * round, 1 + (int)(round % 3));
+    }
+}
+
+static void test_depthwise(void **state)
+{
+    const struct kernel_set *set = set_or_skip(state);
+    for (uint64_t round = 0; round < 300; round++) {
+        struct test_case test = random_case(2000 + round, true);
         check_case(set, &test, 77 * round, 1 + (int)(round % 3));
     }
 }
@@ -293,7 +304,16 @@ static void test_largest_sums(void **state)
 {
     const struct kernel_set *set = set_or_skip(state);
     check_largest(set, 3600, 3);
-    check_largest(set, 1, 181);
+    check_largest(set, 1, 257);
+    // A sum of 16 bits is as full as can be.
+    struct test_case depthwise = {.shape = {.images = 2, .in_channels = 20, .in_height = 9, .in_width = 11, .out_channels = 20, .kernel_height = 5,
+                                            .kernel_width = 5, .stride = 1, .padding = 2, .groups = 20}, .values = VALUES_LARGEST};
+    assert_true(convolution_shape_complete(&depthwise.shape, NULL));
+    for (int mantissa = 1; mantissa <= 7; mantissa++) {
+        for (int k = 0; k < 3; k++)
+            depthwise.formats[k] = (struct mls_format){.mantissa = mantissa, .group = MLS_GROUP_NC, .group_size = 1, .scale_exponent = 8};
+        check_case(set, &depthwise, 9, 1);
+    }
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -366,7 +386,7 @@ static void check_sources(const struct kernel_set *set, struct test_case test, e
         {.kind = SOURCE_ERROR, .activation = activation, .x = z, .delta = d, .multiplier = of_output.multiplier, .offset = of_output.offset,
          .coefficients = {of_output.coefficients[0], of_output.coefficients[1], of_output.coefficients[2]}}};
     float *plain[2] = {materialized(&owed[0], input), materialized(&owed[1], output)}, *results[2][2];
-    size_t weights = (size_t)s->out_channels * (size_t)s->in_channels * (size_t)(s->kernel_height * s->kernel_width);
+    size_t weights = (size_t)s->out_channels * (size_t)(s->in_channels / s->groups) * (size_t)(s->kernel_height * s->kernel_width);
     struct thread_pool *pool = thread_pool_create(2, NULL);
     for (int k = 0; k < 2; k++) {
         // The bounds are anything between the maxima and far above; they must change nothing.
@@ -380,7 +400,7 @@ static void check_sources(const struct kernel_set *set, struct test_case test, e
                                          .nonnegative = activation == PIECEWISE_RELU || activation == PIECEWISE_RELU6};
         memcpy(request.formats, test.formats, sizeof request.formats);
         struct packed_convolution *packed = packed_create(&request, NULL);
-        float *w = random_values((const int[4]){s->out_channels, s->in_channels, s->kernel_height, s->kernel_width}, key + 5, false, VALUES_RANDOM);
+        float *w = random_values((const int[4]){s->out_channels, s->in_channels / s->groups, s->kernel_height, s->kernel_width}, key + 5, false, VALUES_RANDOM);
         assert_true(packed_quantize_weights(packed, pool, w, TENSOR_KEY, false, NULL));
         assert_true(packed_forward(packed, pool, s->images, &activations, false, NULL, nothing, NULL));
         results[k][0] = memory_allocate(weights, sizeof(float), NULL);
@@ -406,8 +426,8 @@ static void check_sources(const struct kernel_set *set, struct test_case test, e
 static void test_sources(void **state)
 {
     const struct kernel_set *set = set_or_skip(state);
-    for (uint64_t round = 0; round < 24; round++) {
-        struct test_case test = random_case(5000 + round);
+    for (uint64_t round = 0; round < 48; round++) {
+        struct test_case test = random_case(5000 + round, round >= 24);
         if (round % 3 == 0) { // more than are looked at together in the search for the largest
             test.shape.images = 20;
             test.formats[MLS_ERROR].group = MLS_GROUP_NC;
@@ -424,7 +444,7 @@ static float *direct_result(const struct kernel_set *set, const struct convoluti
 {
     const int input[4] = {s->images, s->in_channels, s->in_height, s->in_width};
     const int output[4] = {s->images, s->out_channels, s->out_height, s->out_width};
-    const int weight[4] = {s->out_channels, s->in_channels, s->kernel_height, s->kernel_width};
+    const int weight[4] = {s->out_channels, s->in_channels / s->groups, s->kernel_height, s->kernel_width};
     struct thread_pool *pool = thread_pool_create(threads, NULL);
     struct direct_request request = {.kernels = set, .shape = *s, .planar_input = planar_input, .for_training = true};
     struct direct_convolution *direct = direct_create(&request, NULL);
@@ -451,7 +471,7 @@ static void check_direct(const struct kernel_set *set, const struct convolution_
 {
     const int input[4] = {s->images, s->in_channels, s->in_height, s->in_width};
     const int output[4] = {s->images, s->out_channels, s->out_height, s->out_width};
-    const int weight[4] = {s->out_channels, s->in_channels, s->kernel_height, s->kernel_width};
+    const int weight[4] = {s->out_channels, s->in_channels / s->groups, s->kernel_height, s->kernel_width};
     float *x = random_values(input, key, false, VALUES_RANDOM), *w = random_values(weight, key + 1, false, VALUES_RANDOM);
     float *e = random_values(output, key + 2, false, VALUES_RANDOM), *naive = memory_allocate(volume(input) + volume(output) + volume(weight), sizeof(float), NULL);
     for (int pass = 0; pass < 3; pass++) {
@@ -479,9 +499,9 @@ static void check_direct(const struct kernel_set *set, const struct convolution_
 static void test_direct(void **state)
 {
     const struct kernel_set *set = set_or_skip(state);
-    for (uint64_t round = 0; round < 60; round++) {
-        struct test_case test = random_case(9000 + round);
-        check_direct(set, &test.shape, round % 3 == 0, 17 * round);
+    for (uint64_t round = 0; round < 100; round++) {
+        struct test_case test = random_case(9000 + round, round >= 60);
+        check_direct(set, &test.shape, round % 3 == 0 && test.shape.groups == 1, 17 * round);
     }
     struct convolution_shape first = {.images = 9, .in_channels = 3, .in_height = 32, .in_width = 32, .out_channels = 16, .kernel_height = 3,
                                       .kernel_width = 3, .stride = 1, .padding = 1, .groups = 1};
@@ -495,7 +515,8 @@ int main(void)
     static char names[64][64];
     size_t count = 0;
     static const struct { const char *name; CMUnitTestFunction function; } functions[] = {
-        {"random_shapes", test_random_shapes}, {"network_shapes", test_network_shapes}, {"largest_sums", test_largest_sums}, {"thresholds", test_thresholds},
+        {"random_shapes", test_random_shapes}, {"depthwise", test_depthwise}, {"network_shapes", test_network_shapes},
+        {"largest_sums", test_largest_sums}, {"thresholds", test_thresholds},
         {"sources", test_sources}, {"direct", test_direct}};
     for (int i = 0; kernel_sets[i]; i++)
         for (size_t f = 0; f < sizeof functions / sizeof functions[0]; f++) {

@@ -163,7 +163,8 @@ static void test_modes(void **state)
 #define NORMALIZED "[conv]\nfilters=4\nsize=3\npad=1\nbatch_normalize=1\nactivation=relu\n"
 #define MODE(options) NORMALIZED options NORMALIZED options NORMALIZED "mls=1\n" "[shortcut]\nfrom=-2\nactivation=relu\n" END
     static const char *const modes[] = {MODE("mls=0\n"), MODE("mls=0\ngroups=2\n"), MODE("mls=1\n"), MODE("mls=1\ngroups=2\n"),
-                                        MODE("mls=1\nexponent=3\nmantissa=6\n"), MODE("mls=1\ngroup=none\n")};
+                                        MODE("mls=1\nexponent=3\nmantissa=6\n"), MODE("mls=1\ngroup=none\n"),
+                                        NORMALIZED NORMALIZED "groups=4\n" MODE("mls=1\n"), NORMALIZED NORMALIZED "groups=4\nmls=1\n" MODE("mls=1\n")};
     for (size_t i = 0; i < sizeof modes / sizeof modes[0]; i++) {
         struct built b;
         build(&b, modes[i], 2);

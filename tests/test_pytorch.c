@@ -110,7 +110,7 @@ static void check_steps(const char *kind, bool nesterov)
 {
     struct built b = run();
     struct error error;
-    const struct sgd sgd = {0.1f, 0.9f, 0.01f, nesterov};
+    const struct sgd sgd = {0.1f, 0.9f, 0.01f, nesterov, false};
     for (int step = 0; step < 2; step++) {
         for (int i = 0; i < b.network->parameter_count; i++) {
             struct parameter *p = b.network->parameters[i];

@@ -60,6 +60,8 @@ static const char layers[] =
     "[conv]\nbatch_normalize=1\nfilters=16\nsize=3\npad=1\nactivation=linear\ngroup_size=1\n"
     "[shortcut]\nfrom=-3\nactivation=relu\n"
     "[conv]\nbatch_normalize=1\nfilters=24\nsize=3\nstride=2\npad=1\nactivation=leaky\nmls=0\n"
+    "[conv]\nbatch_normalize=1\nfilters=24\nsize=3\npad=1\ngroups=24\nactivation=relu6\n"
+    "[conv]\nbatch_normalize=1\nfilters=24\nsize=3\npad=1\ngroups=24\nactivation=relu6\nmls=0\n"
     "[conv]\nfilters=20\nsize=1\nactivation=tanh\nmantissa=4\n"
     "[maxpool]\nsize=2\nstride=2\n[dropout]\n[avgpool]\n[connected]\noutput=5\nactivation=linear\n[softmax]\n";
 

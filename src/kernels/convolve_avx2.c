@@ -4,6 +4,7 @@
 // gradient: a lane is an input channel, a product takes 4 pixels. The product of bytes of this instruction set has 16 bits and
 // saturates. It is used where the signed bytes are so small that it cannot. Otherwise a 32-bit lane with 4 bytes is taken
 // apart into the 16-bit pairs (byte 0, byte 2) and (byte 1, byte 3), which takes shifts but no shuffles.
+#include "kernels/depthwise.h"
 #include "kernels/functions_avx2.h"
 
 #if defined(__GNUC__) && !defined(__clang__)
@@ -422,6 +423,8 @@ const struct kernel_set kernels_avx2 = {
     .convolve_row = convolve_row_avx2,
     .gradient_images = gradient_images_avx2,
     .gradient_images_sums = gradient_images_sums_avx2,
+    .depthwise_row = depthwise_row_plain,
+    .depthwise_gradient = depthwise_gradient_plain,
     .direct_row = direct_row_avx2,
     .direct_gradient = direct_gradient_avx2,
     .dot_product_rounds = dot_product_rounds_avx2,

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "kernels/depthwise.h"
 
 #define GRADIENT_CHUNKS 8 // parts of a batch whose weight gradients are summed apart, whatever the number of threads
 
@@ -27,6 +28,7 @@ struct phase {
 
 struct direct_convolution {
     struct direct_request request;
+    bool depthwise; // a block of outputs reads one block of the input
     struct padded input, errors;
     struct phase forward, *backward;
     int backward_phases;
@@ -47,7 +49,7 @@ static void *take(struct direct_convolution *direct, size_t count, size_t size, 
 
 bool direct_supports(const struct convolution_shape *shape)
 {
-    return shape->groups == 1 && shape->padding < shape->kernel_height && shape->padding < shape->kernel_width;
+    return (shape->groups == 1 || is_depthwise(shape)) && shape->padding < shape->kernel_height && shape->padding < shape->kernel_width;
 }
 
 static struct padded padded_of(int channels, int height, int width, const int halo[4], bool planar)
@@ -76,10 +78,12 @@ static bool allocate_phase(struct direct_convolution *direct, struct phase *phas
     return phase->offsets && phase->codes && phase->weights;
 }
 
-// The terms of window position (ky, kx), read from pixel (y, x): one for each reduced channel, in blocks.
-static void add_terms(struct phase *phase, const struct padded *map, int y, int x, int position, int reduced_stride)
+// The terms of window position (ky, kx), read from pixel (y, x): one for each reduced channel, in blocks. A depthwise convolution
+// has one of vectors, which is named by its first channel and taken from the output's block.
+static void add_terms(const struct direct_convolution *direct, struct phase *phase, const struct padded *map, int y, int x, int position,
+                      int reduced_stride)
 {
-    for (int c = 0; c < map->channels; c++) {
+    for (int c = 0; c < (direct->depthwise ? 1 : map->channels); c++) {
         phase->offsets[phase->terms] = padded_at(map, c, y, x);
         phase->codes[phase->terms++] = c * reduced_stride + position;
     }
@@ -91,9 +95,9 @@ static bool create_forward(struct direct_convolution *direct, struct error *erro
     int window = s->kernel_height * s->kernel_width;
     struct phase *phase = &direct->forward;
     *phase = (struct phase){.step = 1, .rows = s->out_height, .columns = s->out_width, .stride = s->stride};
-    if (!allocate_phase(direct, phase, window * s->in_channels, blocked_count(s->out_channels), error)) return false;
+    if (!allocate_phase(direct, phase, window * (s->in_channels / s->groups), blocked_count(s->out_channels), error)) return false;
     for (int ky = 0; ky < s->kernel_height; ky++)
-        for (int kx = 0; kx < s->kernel_width; kx++) add_terms(phase, &direct->input, ky, kx, ky * s->kernel_width + kx, window);
+        for (int kx = 0; kx < s->kernel_width; kx++) add_terms(direct, phase, &direct->input, ky, kx, ky * s->kernel_width + kx, window);
     return true;
 }
 
@@ -105,13 +109,13 @@ static bool fill_backward(struct direct_convolution *direct, struct phase *phase
     *phase = (struct phase){.first_y = first_y, .first_x = first_x, .step = stride, .stride = 1};
     if (first_y < s->in_height) phase->rows = (s->in_height - first_y + stride - 1) / stride;
     if (first_x < s->in_width) phase->columns = (s->in_width - first_x + stride - 1) / stride;
-    if (!allocate_phase(direct, phase, window * s->out_channels, blocked_count(s->in_channels), error)) return false;
+    if (!allocate_phase(direct, phase, window * (s->out_channels / s->groups), blocked_count(s->in_channels), error)) return false;
     // Window position k = remainder + stride * t reads error row base + j - t for the j-th row of the phase.
     int remainder_y = (first_y + s->padding) % stride, base_y = (first_y + s->padding) / stride;
     int remainder_x = (first_x + s->padding) % stride, base_x = (first_x + s->padding) / stride;
     for (int ky = remainder_y, y = map->top + base_y; ky < s->kernel_height; ky += stride, y--)
         for (int kx = remainder_x, x = map->left + base_x; kx < s->kernel_width; kx += stride, x--)
-            add_terms(phase, map, y, x, ky * s->kernel_width + kx, s->in_channels * window);
+            add_terms(direct, phase, map, y, x, ky * s->kernel_width + kx, s->in_channels * window);
     return true;
 }
 
@@ -149,6 +153,7 @@ struct direct_convolution *direct_create(const struct direct_request *request, s
     struct direct_convolution *direct = memory_allocate(1, sizeof *direct, error);
     if (!direct) return NULL;
     direct->request = *request;
+    direct->depthwise = is_depthwise(&request->shape);
     if (create_all(direct, error)) return direct;
     direct_destroy(direct);
     return NULL;
@@ -256,13 +261,17 @@ static void convolve_phase(const struct work *work, const struct phase *phase, c
                            int outputs, int height, int width, int image)
 {
     size_t plane = (size_t)height * (size_t)width * BLOCK_CHANNELS, terms = (size_t)phase->terms * BLOCK_CHANNELS;
-    int blocks = blocked_count(outputs);
+    const struct direct_convolution *direct = work->direct;
+    int blocks = blocked_count(outputs), together = direct->depthwise ? 1 : 2;
+    void (*row_function)(const struct direct_job *, const float *, int, float *const[2]) =
+        direct->depthwise ? depthwise_direct_row : direct->request.kernels->direct_row;
     struct direct_job job = {.terms = phase->terms, .offsets = phase->offsets, .accumulate = work->accumulate,
                              .pixel_step = (size_t)phase->stride * (map->planar ? 1 : BLOCK_CHANNELS),
                              .output_step = (size_t)phase->step * BLOCK_CHANNELS};
-    for (int block = 0; block < blocks; block += 2) {
+    for (int block = 0; block < blocks; block += together) {
+        const float *input = direct->depthwise ? padded + padded_at(map, block * BLOCK_CHANNELS, 0, 0) : padded;
         float *output = work->output + ((size_t)image * (size_t)blocks + (size_t)block) * plane;
-        job.blocks = block + 1 < blocks ? 2 : 1;
+        job.blocks = block + together <= blocks ? together : 1;
         for (int b = 0; b < job.blocks; b++) job.weights[b] = phase->weights + (size_t)(block + b) * terms;
         for (int row = 0; row < phase->rows && phase->columns > 0; row++) {
             size_t pixel = (size_t)(phase->first_y + row * phase->step) * (size_t)width + (size_t)phase->first_x;
@@ -271,7 +280,7 @@ static void convolve_phase(const struct work *work, const struct phase *phase, c
             size_t next = (size_t)(phase->step * width) * BLOCK_CHANNELS;
             for (int b = 0; row + 1 < phase->rows && b < job.blocks; b++)
                 for (int i = 0; i < phase->columns; i++) __builtin_prefetch(outputs_of[b] + next + (size_t)i * job.output_step, 1);
-            work->direct->request.kernels->direct_row(&job, padded + padded_at(map, 0, row * phase->stride, 0), phase->columns, outputs_of);
+            row_function(&job, input + padded_at(map, 0, row * phase->stride, 0), phase->columns, outputs_of);
         }
     }
 }
@@ -302,7 +311,7 @@ bool direct_forward(struct direct_convolution *direct, struct thread_pool *pool,
     const struct convolution_shape *s = &direct->request.shape;
     int window = s->kernel_height * s->kernel_width;
     if (!prepare_scratch(direct, pool, error)) return false;
-    pack_weights(&direct->forward, weights, s->out_channels, s->in_channels * window);
+    pack_weights(&direct->forward, weights, s->out_channels, s->in_channels / s->groups * window);
     for (int i = 0; i < direct->backward_phases; i++) pack_weights(&direct->backward[i], weights, s->in_channels, window);
     struct work work = {.direct = direct, .input = input, .output = output, .done = done};
     thread_pool_run(pool, images, forward_task, &work);
@@ -341,10 +350,11 @@ static void gradient_task(void *context, int chunk, int thread)
     int first = (int)((long)work->images * chunk / GRADIENT_CHUNKS), end = (int)((long)work->images * (chunk + 1) / GRADIENT_CHUNKS);
     for (int image = first; image < end; image++) {
         const float *errors = fill_errors(work, image, thread);
-        job.input = fill_input(work, image, thread);
+        const float *input = job.input = fill_input(work, image, thread);
         for (int block = 0; block < out->blocks; block++) {
             job.errors = errors + padded_at(out, block * BLOCK_CHANNELS, out->top, out->left);
-            direct->request.kernels->direct_gradient(&job, partial_of(direct, chunk, block));
+            if (direct->depthwise) job.input = input + padded_at(in, block * BLOCK_CHANNELS, 0, 0);
+            (direct->depthwise ? depthwise_direct_gradient : direct->request.kernels->direct_gradient)(&job, partial_of(direct, chunk, block));
         }
     }
 }
@@ -355,7 +365,7 @@ void direct_weight_gradient(struct direct_convolution *direct, struct thread_poo
     const struct convolution_shape *s = &direct->request.shape;
     struct work work = {.direct = direct, .input = input, .errors = errors, .images = images};
     thread_pool_run(pool, GRADIENT_CHUNKS, gradient_task, &work);
-    size_t output_stride = (size_t)s->in_channels * (size_t)(s->kernel_height * s->kernel_width);
+    size_t output_stride = (size_t)(s->in_channels / s->groups) * (size_t)(s->kernel_height * s->kernel_width);
     for (int chunk = 0; chunk < GRADIENT_CHUNKS; chunk++)
         for (int o = 0; o < s->out_channels; o++) {
             const float *from = partial_of(direct, chunk, o / BLOCK_CHANNELS) + o % BLOCK_CHANNELS;

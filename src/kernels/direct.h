@@ -10,11 +10,11 @@ struct direct_convolution;
 
 struct direct_request {
     const struct kernel_set *kernels;
-    struct convolution_shape shape; // images: the most that will come; groups: 1
-    bool planar_input;              // the input is [images][channels][height][width]: the network's own
+    struct convolution_shape shape; // images: the most that will come
+    bool planar_input;              // the input is [images][channels][height][width]: the network's own; not for depthwise convolutions
     bool for_training;
 };
-// false where the halo would not be smaller than the window, or with convolution groups.
+// false where the halo would not be smaller than the window, or with convolution groups other than single channels.
 bool direct_supports(const struct convolution_shape *shape);
 struct direct_convolution *direct_create(const struct direct_request *request, struct error *error);
 void direct_destroy(struct direct_convolution *direct);

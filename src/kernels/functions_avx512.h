@@ -10,5 +10,8 @@ void quantize_run_avx512(const struct quantizer *quantizer, const float *x, int 
 // direct_avx512.c
 void direct_row_avx512(const struct direct_job *job, const float *input, int pixels, float *const outputs[2]);
 void direct_gradient_avx512(const struct direct_gradient_job *job, float *totals);
+// depthwise_avx512vnni.c
+void depthwise_row_avx512vnni(const struct depthwise_job *job, const uint8_t *input, int pixels, float *output);
+void depthwise_gradient_avx512vnni(const struct depthwise_gradient_job *job, int32_t *sums);
 
 #endif

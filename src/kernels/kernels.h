@@ -82,6 +82,37 @@ struct gradient_job {
     const float *out_scales;      // [8]
 };
 
+// Depthwise convolution: a row of neighbouring outputs of one block. A lane is a channel. A quad is a run of up to 4 taps that lie
+// side by side in the input.
+struct depthwise_job {
+    int taps, quads;
+    const int *quad_taps;         // [quads + 1]: the first tap of each quad
+    const int32_t *tap_offsets;   // [taps], bytes, from the input of the first output
+    const int16_t *tap_codes;     // [taps][16]: I of the weights
+    const int8_t *quad_codes;     // [quads][16][4]: the same, 0 where a quad has less than 4 taps
+    const int32_t *starts;        // [16]: - zero point * sum of the weights
+    int zero_point;               // of the input's bytes
+    int run;                      // products of I of that many taps add up in 16 bits
+    size_t pixel_bytes;           // from one output's input to the next one's
+    const float *scales;          // [16]: Sg_1 * Sg_2
+    float factor;                 // (St_1 * 2^-F_1) * (St_2 * 2^-F_2)
+    bool accumulate;              // add to the outputs
+    size_t output_step;           // floats from one output pixel to the next
+};
+
+// Depthwise convolution: the weight gradient of one image and block.
+struct depthwise_gradient_job {
+    int taps;
+    const size_t *tap_offsets;    // [taps], bytes
+    const uint8_t *inputs;        // input of output (0, 0) and tap 0
+    size_t pixel_bytes, row_bytes;// from one output's input to the next one's, to the next row's
+    int input_zero_point;
+    const uint8_t *errors;        // I + 128 of pixel (y, x) at errors + y * error_row_bytes + x * 16
+    size_t error_row_bytes;
+    int height, width;            // of the errors
+    int run;                      // products of I of that many pixels add up in 16 bits
+};
+
 // fp32: a row of neighbouring outputs of a convolution, for one or two blocks of 16 outputs. A term is one window position of
 // one channel.
 struct direct_job {
@@ -133,6 +164,10 @@ struct kernel_set {
     void (*gradient_images)(const struct gradient_job *job, float *totals);
     // sums[tap][out channel][16] += P
     void (*gradient_images_sums)(const struct gradient_job *job, int64_t *sums);
+    // output + pixel * output_step [16]: = or += factor * ((float)P * scale).
+    void (*depthwise_row)(const struct depthwise_job *job, const uint8_t *input, int pixels, float *output);
+    // sums[taps][16] = P
+    void (*depthwise_gradient)(const struct depthwise_gradient_job *job, int32_t *sums);
     // outputs[block] + pixel * output_step [16]: = or += sum over the terms, in their order, of fma(input, weight, .) from 0.
     void (*direct_row)(const struct direct_job *job, const float *input, int pixels, float *const outputs[2]);
     // totals[terms][16] = fma(input, error, totals) over the pixels in raster order.

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "kernels/depthwise.h"
 #include "kernels/packed_internal.h"
 
 static void *take(struct packed_convolution *packed, size_t count, size_t size, struct error *error)
@@ -32,13 +33,15 @@ bool packed_supports(const struct convolution_shape *shape, const struct mls_for
         if (!mls_fits_int8(&formats[i])) *reason = "the integers of the format do not fit 8 bits";
     double window = (double)shape->kernel_height * shape->kernel_width;
     double channels = shape->in_channels > shape->out_channels ? shape->in_channels : shape->out_channels;
+    if (is_depthwise(shape)) channels = 1;
     double products = largest_product(&formats[MLS_WEIGHT], &formats[MLS_ACTIVATION]);
     products = fmax(products, largest_product(&formats[MLS_WEIGHT], &formats[MLS_ERROR]));
     products = fmax(products, largest_product(&formats[MLS_ACTIVATION], &formats[MLS_ERROR]));
     double pixels = (double)shape->out_height * shape->out_width;
-    if (2 * products * window * channels > INT32_MAX || 2 * products * pixels > INT32_MAX)
+    // A weight gradient's sum begins with what the zero point adds, so no part of it is larger than all products together.
+    if (2 * products * window * channels > INT32_MAX || products * pixels > INT32_MAX)
         *reason = "a sum could exceed 32 bits";
-    if (shape->groups != 1) *reason = "grouped convolution";
+    if (shape->groups != 1 && !is_depthwise(shape)) *reason = "grouped convolution";
     if (shape->padding >= shape->kernel_height || shape->padding >= shape->kernel_width)
         *reason = "the padding is not smaller than the window";
     return *reason == NULL;
@@ -96,7 +99,7 @@ static bool create_map(struct packed_convolution *packed, struct packed_map *map
     map->block_bytes = map->row_bytes * (size_t)map->padded_height;
     map->image_bytes = map->block_bytes * (size_t)map->blocks;
     map->zero_point = is_signed ? 128 : 0;
-    map->grouping = mls_grouping_of(&map->format, operand, dims[0], dims[1], 1);
+    map->grouping = mls_grouping_of(&map->format, operand, dims[0], dims[1], packed->shape.groups);
     size_t groups = (size_t)map->grouping.blocks[0] * (size_t)map->grouping.blocks[1];
     map->plane_bytes = (size_t)map->padded_width * (size_t)map->padded_height;
     map->maxima = take(packed, groups, sizeof(float), error);
@@ -114,7 +117,7 @@ static bool create_map(struct packed_convolution *packed, struct packed_map *map
             map->plane_groups[image * dims[1] + c] = mls_group_index(&map->grouping, image, c);
     map->row_quads = (dims[3] + 3) / 4;
     map->quads_block = (size_t)map->row_quads * (size_t)dims[2] * 4 * BLOCK_CHANNELS;
-    if (operand == MLS_ERROR) map->quads_size = map_bytes(packed, images * (size_t)map->blocks * map->quads_block);
+    if (operand == MLS_ERROR && !packed->depthwise) map->quads_size = map_bytes(packed, images * (size_t)map->blocks * map->quads_block);
     return true;
 }
 
@@ -168,6 +171,20 @@ static bool create_quads(struct packed_convolution *packed, struct direction *d,
     else
         map->pixels_size = map_bytes(packed, images * map->image_bytes);
     return true;
+}
+
+// What a direction reads of a map.
+static bool create_layout(struct packed_convolution *packed, struct direction *d, struct packed_map *map, bool weights_reduce_dim1,
+                          struct error *error)
+{
+    if (packed->depthwise) {
+        d->groups = d->total_quads = 1;
+        map->pixels_size = map_bytes(packed, (size_t)packed->shape.images * map->image_bytes);
+        return true;
+    }
+    if (!create_groups(packed, d, &map->grouping, weights_reduce_dim1, error)) return false;
+    choose_layout(packed, d);
+    return create_quads(packed, d, map, error);
 }
 
 // Adds one row of taps: window positions k, k + step, ... read from map columns x, x + direction, ... (-1 or 1).
@@ -225,9 +242,7 @@ static bool create_forward(struct packed_convolution *packed, struct error *erro
     d->stride = s->stride;
     d->output_height = s->out_height;
     d->output_width = s->out_width;
-    if (!create_groups(packed, d, &map->grouping, true, error)) return false;
-    choose_layout(packed, d);
-    if (!create_quads(packed, d, &packed->activations, error)) return false;
+    if (!create_layout(packed, d, &packed->activations, true, error)) return false;
     if (!create_direction(packed, d, 1, s->kernel_height * s->kernel_width, error)) return false;
     struct phase *phase = d->phases;
     phase->step = 1;
@@ -236,7 +251,7 @@ static bool create_forward(struct packed_convolution *packed, struct error *erro
     phase->run = !d->planar && s->kernel_width == 3 && s->stride == 1 ? 3 : 1;
     for (int ky = 0; ky < s->kernel_height; ky++)
         add_taps(d, map, phase, ky, 0, 1, ky * s->kernel_width, 1, s->kernel_width);
-    return true;
+    return !packed->depthwise || depthwise_finish_phase(packed, d, phase, error);
 }
 
 // The window positions that reach input rows (or columns) first, first + stride, ...: k = remainder + stride * t, read
@@ -274,13 +289,15 @@ static bool create_backward(struct packed_convolution *packed, struct error *err
     d->stride = 1;
     d->output_height = s->in_height;
     d->output_width = s->in_width;
-    if (!create_groups(packed, d, &packed->errors.grouping, false, error)) return false;
-    choose_layout(packed, d);
-    if (!create_quads(packed, d, &packed->errors, error)) return false;
+    if (!create_layout(packed, d, &packed->errors, false, error)) return false;
     int stride = s->stride, window = s->kernel_height * s->kernel_width;
     if (!create_direction(packed, d, stride * stride, window, error)) return false;
     for (int y = 0; y < stride; y++)
-        for (int x = 0; x < stride; x++) fill_backward_phase(packed, &d->phases[y * stride + x], y, x);
+        for (int x = 0; x < stride; x++) {
+            struct phase *phase = &d->phases[y * stride + x];
+            fill_backward_phase(packed, phase, y, x);
+            if (packed->depthwise && !depthwise_finish_phase(packed, d, phase, error)) return false;
+        }
     return true;
 }
 
@@ -309,7 +326,7 @@ static bool create_gradient(struct packed_convolution *packed, struct error *err
     if (!packed->gradient_offsets) return false;
     for (int k = 0; k < s->kernel_height * s->kernel_width; k++)
         packed->gradient_offsets[k] = (size_t)(k / s->kernel_width) * packed->activations.row_bytes + (size_t)(k % s->kernel_width) * BLOCK_CHANNELS;
-    int tiles = (s->out_channels + GRADIENT_CHANNELS - 1) / GRADIENT_CHANNELS, all = packed->activations.blocks * tiles;
+    int tiles = packed->depthwise ? 1 : (s->out_channels + GRADIENT_CHANNELS - 1) / GRADIENT_CHANNELS, all = packed->activations.blocks * tiles;
     packed->gradient_tiles = tiles;
     size_t size = (size_t)(s->kernel_height * s->kernel_width) * GRADIENT_CHANNELS * BLOCK_CHANNELS;
     packed->gradient_totals = take(packed, (size_t)all * size, sizeof(float), error);
@@ -342,15 +359,17 @@ static bool create_all(struct packed_convolution *packed, struct error *error)
 {
     const struct convolution_shape *s = &packed->shape;
     const struct mls_format *format = &packed->request.formats[MLS_WEIGHT];
-    packed->weight_grouping = mls_grouping_of(format, MLS_WEIGHT, s->out_channels, s->in_channels, 1);
+    packed->depthwise = is_depthwise(s);
+    packed->weight_grouping = mls_grouping_of(format, MLS_WEIGHT, s->out_channels, s->in_channels / s->groups, s->groups);
     size_t groups = (size_t)packed->weight_grouping.blocks[0] * (size_t)packed->weight_grouping.blocks[1];
-    size_t weights = (size_t)s->out_channels * (size_t)s->in_channels * (size_t)(s->kernel_height * s->kernel_width);
+    size_t weights = (size_t)s->out_channels * (size_t)(s->in_channels / s->groups) * (size_t)(s->kernel_height * s->kernel_width);
     packed->weight_maxima = take(packed, groups, sizeof(float), error);
     packed->weight_scales = take(packed, groups, sizeof(float), error);
     packed->weight_codes = take(packed, weights + 64, 1, error);
     packed->weight_planes = take(packed, weights + 64, 1, error);
     if (!packed->weight_maxima || !packed->weight_scales || !packed->weight_codes || !packed->weight_planes) return false;
-    if (!create_weight_blocks(packed, error) || !create_maps(packed, error) || !create_forward(packed, error)) return false;
+    if (!packed->depthwise && !create_weight_blocks(packed, error)) return false;
+    if (!create_maps(packed, error) || !create_forward(packed, error)) return false;
     if (packed->request.for_training && (!create_backward(packed, error) || !create_gradient(packed, error))) return false;
     if (packed->request.for_training && !create_bytes(packed, &packed->activations, error)) return false;
     if (packed->request.shared_workspace) return true;
@@ -387,6 +406,8 @@ static void destroy_direction(struct direction *direction)
         memory_release(direction->phases[i].tap_offsets);
         memory_release(direction->phases[i].tap_weights);
         memory_release(direction->phases[i].weights);
+        memory_release(direction->phases[i].tap_codes);
+        memory_release(direction->phases[i].quad_taps);
         memory_release(direction->phases[i].starts);
     }
     memory_release(direction->phases);

@@ -141,6 +141,11 @@ static void convolve_image(struct convolve_work *work, int image, bool last, flo
     const struct direction *d = work->direction;
     map_quantization_image(work->quantization, image);
     if (!work->output) return;
+    if (work->packed->depthwise) {
+        depthwise_convolve_image(work->packed, d, work->map, image, work->factor, work->output, work->accumulate);
+        if (work->done.function) work->done.function(work->done.context, image);
+        return;
+    }
     int rows = 0, largest_weight = (int)mls_largest_integer(&work->packed->request.formats[MLS_WEIGHT]);
     for (int i = 0; i < d->phase_count; i++) rows += d->phases[i].rows;
     struct fetch fetch = fetch_plan(work, image, last, rows * ((d->output_blocks + 1) / 2));
@@ -202,15 +207,6 @@ bool packed_input_error(struct packed_convolution *packed, struct thread_pool *p
 
 // ---------------------------------------------------------------------------------------------
 // Weight gradient
-
-// A tile is a block of input channels x GRADIENT_CHANNELS output channels. A task takes neighbouring tiles of one block of input
-// channels, so that what it reads of an image serves all of them.
-struct gradient_work {
-    struct packed_convolution *packed;
-    int images, tiles; // of a task, at most
-    float factor;
-    float *gradient;
-};
 
 // What the activations' zero point adds to P of an output channel: 128 times the sum of its errors.
 static void zero_point_sums(const struct packed_convolution *packed, const int8_t *quads, int32_t corrections[GRADIENT_CHANNELS])
@@ -298,6 +294,8 @@ static void totals_of_one_group(const struct packed_convolution *packed, int blo
             }
 }
 
+// A tile is a block of input channels x GRADIENT_CHANNELS output channels. A task takes neighbouring tiles of one block of input
+// channels, so that what it reads of an image serves all of them.
 static void gradient_task(void *context, int task, int thread)
 {
     (void)thread;
@@ -342,8 +340,12 @@ void packed_weight_gradient(struct packed_convolution *packed, struct thread_poo
     struct gradient_work work = {.packed = packed, .images = images, .gradient = gradient};
     work.factor = tensor_factor(packed->activations.tensor_scale, &formats[MLS_ACTIVATION], packed->errors.tensor_scale,
                                 &formats[MLS_ERROR]);
-    // Tiles together as long as every thread has two tasks.
     int blocks = packed->activations.blocks;
+    if (packed->depthwise) {
+        thread_pool_run(pool, blocks, depthwise_gradient_task, &work);
+        return;
+    }
+    // Tiles together as long as every thread has two tasks.
     work.tiles = blocks * packed->gradient_tiles / (2 * thread_pool_size(pool));
     work.tiles = work.tiles < 1 ? 1 : minimum(minimum(work.tiles, packed->gradient_tiles), MOST_TILES);
     int parts = (packed->gradient_tiles + work.tiles - 1) / work.tiles;

@@ -39,7 +39,10 @@ struct phase {
     int taps, run;          // run: struct convolve_job
     int32_t *tap_offsets;   // bytes
     int (*tap_weights)[4];  // window index ky * Kw + kx of each of a tap's 4 bytes (in planes), -1: none
-    int8_t *weights;        // [output block][group][quad][tap][16][4]
+    int8_t *weights;        // [output block][group][quad][tap][16][4]; depthwise: [output block][quad][16][4]
+    int16_t *tap_codes;     // depthwise: [output block][tap][16]
+    int quads;              // depthwise: runs of up to 4 taps that lie side by side
+    int *quad_taps;         // [quads + 1]: the first tap of each
     size_t weights_block;   // bytes of one output block
     int32_t *starts;        // [output block][group][16]
 };
@@ -62,6 +65,7 @@ struct direction {
 struct packed_convolution {
     struct packed_request request;
     struct convolution_shape shape;
+    bool depthwise;                  // packed_depthwise.c
     struct packed_map activations, errors;
     struct direction forward, backward;
     // Weights: codes [Co][Ci][Kh * Kw], the same as [Kh * Kw][Co][Ci], and scales of their groups.
@@ -80,6 +84,22 @@ struct packed_convolution {
     uint8_t *workspace;       // of the errors' bytes, if it is our own
     size_t memory;
 };
+
+struct gradient_work {
+    struct packed_convolution *packed;
+    int images;
+    int tiles; // of a task, at most; not read where depthwise
+    float factor;
+    float *gradient;
+};
+
+// What depthwise convolutions do otherwise (packed_depthwise.c).
+bool depthwise_finish_phase(struct packed_convolution *packed, const struct direction *direction, struct phase *phase, struct error *error);
+bool depthwise_quantize_weights(struct packed_convolution *packed, const float *weights, const struct quantizer *quantizer,
+                                uint64_t tensor_key, struct error *error);
+void depthwise_convolve_image(const struct packed_convolution *packed, const struct direction *direction, const struct packed_map *map,
+                              int image, float factor, float *output, bool accumulate);
+void depthwise_gradient_task(void *context, int block, int thread); // context: struct gradient_work
 
 // The largest byte of a map, zero point included.
 static inline int largest_byte(const struct packed_map *map)

@@ -142,7 +142,7 @@ bool map_quantization_begin(struct map_quantization *q, struct thread_pool *pool
 
 bool map_quantization_end(const struct map_quantization *q, struct error *error)
 {
-    return !q->failed || error_set(error, "%s to quantize: not a finite number", q->map->quads ? "the errors" : "the activations");
+    return !q->failed || error_set(error, "%s to quantize: not a finite number", q->map == &q->packed->errors ? "the errors" : "the activations");
 }
 
 // Where a block of an image goes.
@@ -409,6 +409,7 @@ bool packed_quantize_weights(struct packed_convolution *packed, struct thread_po
     const struct mls_format *format = &packed->request.formats[MLS_WEIGHT];
     const struct mls_grouping *grouping = &packed->weight_grouping;
     struct weight_work work = {packed, weights, quantizer_of(format, evaluation), tensor_key};
+    if (packed->depthwise) return depthwise_quantize_weights(packed, weights, &work.quantizer, tensor_key, error);
     run(packed, pool, packed->shape.out_channels, row_maxima_task, &work);
     weight_maxima(packed);
     if (!mls_scales(format, packed->weight_maxima, grouping->blocks[0] * grouping->blocks[1],

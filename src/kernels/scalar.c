@@ -1,4 +1,5 @@
 // The kernels in plain C: what every other set must equal bit for bit, and what runs where no other fits.
+#include "kernels/depthwise.h"
 #include "kernels/kernels.h"
 
 #include <math.h>
@@ -189,6 +190,8 @@ const struct kernel_set kernels_scalar = {
     .convolve_row = convolve_row_scalar,
     .gradient_images = gradient_images_scalar,
     .gradient_images_sums = gradient_images_sums_scalar,
+    .depthwise_row = depthwise_row_plain,
+    .depthwise_gradient = depthwise_gradient_plain,
     .direct_row = direct_row_scalar,
     .direct_gradient = direct_gradient_scalar,
     .dot_product_rounds = dot_product_rounds_scalar,

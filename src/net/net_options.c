@@ -38,6 +38,7 @@ const struct option_description training_option_table[] = {
     {"momentum", OPTION_FLOAT, TRAIN(momentum), 0, 1, "0.9", NULL, "momentum of SGD"},
     {"nesterov", OPTION_BOOL, TRAIN(nesterov), 0, 1, "0", NULL, "1: Nesterov's momentum"},
     {"decay", OPTION_FLOAT, TRAIN(decay), 0, 1, "0.0001", NULL, "weight decay, on weights only"},
+    {"decay_all", OPTION_BOOL, TRAIN(decay_all), 0, 1, "0", NULL, "1: weight decay on biases and batch normalization too, as PyTorch's SGD"},
     {"label_smoothing", OPTION_FLOAT, TRAIN(label_smoothing), 0, 0.999, "0", NULL, "share of the target spread over all classes"},
     {"seed", OPTION_INT, TRAIN(seed), 0, 2147483647, "1", NULL, "of weights, shuffling, augmentation and rounding"},
     {"epochs", OPTION_INT, TRAIN(epochs), 0, 1000000, "0", NULL, "training ends after this many epochs; 0: by max_batches alone"},

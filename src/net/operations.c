@@ -79,7 +79,7 @@ static void add_optimizer(const struct network *network, const struct training_s
     for (int i = 0; i < network->parameter_count; i++) {
         const struct parameter *p = network->parameters[i];
         if (!p->trainable || !belongs_to(p, o->layer)) continue;
-        int steps = 2 + (p->decay && training->decay > 0) + training->nesterov;
+        int steps = 2 + ((p->decay || training->decay_all) && training->decay > 0) + training->nesterov;
         operations_add(o, IN_UPDATE, OPTIMIZER, (double)p->count, UNITS(FP32_MULTIPLY(steps), FP32_ADD(steps)));
         operations_move(o, IN_UPDATE, MLS_WEIGHT, 5 * (double)p->count, 32); // reads gradient, momentum, weight; writes two
     }

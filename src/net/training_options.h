@@ -11,7 +11,7 @@ enum learning_rate_policy {
 
 struct training_settings {
     float learning_rate, momentum, decay, label_smoothing;
-    int nesterov, policy, burn_in, max_batches, epochs, seed;
+    int decay_all, nesterov, policy, burn_in, max_batches, epochs, seed;
     float power, gamma, scale;
     int step;
     struct option_list steps, scales;

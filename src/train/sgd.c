@@ -36,7 +36,8 @@ static void update_task(void *context, int task, int thread)
     struct work *work = context;
     struct parameter *p = work->network->parameters[task];
     if (!p->gradient) return;
-    if (!update(work->sgd, p->decay ? work->sgd->decay : 0, p->value, p->gradient, p->momentum, p->count))
+    float decay = p->decay || work->sgd->decay_all ? work->sgd->decay : 0;
+    if (!update(work->sgd, decay, p->value, p->gradient, p->momentum, p->count))
         __atomic_store_n(&work->failed, task, __ATOMIC_RELAXED);
 }
 

@@ -1,4 +1,4 @@
-// Stochastic gradient descent with momentum, as PyTorch's: g += decay * w (weights only), v = momentum * v + g,
+// Stochastic gradient descent with momentum, as PyTorch's: g += decay * w (weights, or all), v = momentum * v + g,
 // w -= rate * v, or with Nesterov w -= rate * (g + momentum * v). Gradients are cleared on the way.
 #ifndef TRAIN_SGD_H
 #define TRAIN_SGD_H
@@ -7,7 +7,7 @@
 
 struct sgd {
     float rate, momentum, decay;
-    bool nesterov;
+    bool nesterov, decay_all; // decay_all: not on weights only
 };
 
 // false if a new weight is not a finite number; the message names the parameter.

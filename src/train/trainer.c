@@ -71,7 +71,7 @@ bool trainer_step(struct network *network, const struct training_settings *setti
         for (int n = 0; n < images; n++)
             *correct += metrics_prediction(scores + (size_t)n * (size_t)classes, classes) == labels[n];
     }
-    const struct sgd sgd = {schedule_rate(settings, step, total), settings->momentum, settings->decay, settings->nesterov};
+    const struct sgd sgd = {schedule_rate(settings, step, total), settings->momentum, settings->decay, settings->nesterov, settings->decay_all};
     bool good = sgd_step(&sgd, network, error);
     profile_lap(network->profile, network->layer_count, PART_OPTIMIZER, 0, 0, false);
     return good;

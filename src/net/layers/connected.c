@@ -9,6 +9,7 @@
 
 struct connected_settings {
     int output, activation, batch_normalize;
+    float initial_deviation;
 };
 
 #define AT(field) offsetof(struct connected_settings, field)
@@ -18,6 +19,8 @@ static const struct option_description options[] = {
     {"output", OPTION_INT, AT(output), 1, 1000000, "1", NULL, "number of outputs"},
     {"activation", OPTION_CHOICE, AT(activation), 0, 0, "logistic", ACTIVATION_NAMES, "activation function"},
     {"batch_normalize", OPTION_BOOL, AT(batch_normalize), 0, 1, "0", NULL, "1: batch normalization before the activation"},
+    {"initial_deviation", OPTION_FLOAT, AT(initial_deviation), 0, 100, NULL, NULL,
+     "standard deviation of the initial weights, biases 0; not given: all uniform within 1/sqrt(inputs)"},
     {0},
 };
 // clang-format on
@@ -32,6 +35,17 @@ struct connected {
     float *input; // [images][inputs] in the order of the weights, [channels][pixels]; NULL where the map has it so
     float *input_error;
 };
+
+// Uniform within 1 / sqrt(inputs), weights and biases, which is PyTorch's nn.Linear; or normal weights and no biases, as VGG and
+// MobileNetV2 of torchvision.
+static void initialize(const struct layer *layer, const struct connected *c)
+{
+    float bound = 1 / sqrtf((float)c->inputs), deviation = ((const struct connected_settings *)layer->settings)->initial_deviation;
+    struct random_stream stream = {random_key(layer->network->seed, 1, (uint64_t)layer->index, 0), 0};
+    for (size_t i = 0; i < c->weights->count; i++)
+        c->weights->value[i] = isnan(deviation) ? bound * (2 * random_uniform(&stream) - 1) : deviation * random_normal(&stream);
+    for (int i = 0; c->bias && isnan(deviation) && i < c->outputs; i++) c->bias->value[i] = bound * (2 * random_uniform(&stream) - 1);
+}
 
 static bool create(struct layer *layer, struct diagnostics *diagnostics)
 {
@@ -59,18 +73,11 @@ static bool create(struct layer *layer, struct diagnostics *diagnostics)
     const int dims[2] = {c->outputs, c->inputs};
     c->weights = layer_add_parameter(layer, "connected.weight", 2, dims, true, true, diagnostics);
     if (!c->weights) return false;
-    // Uniform within 1 / sqrt(inputs), weights and biases: PyTorch's nn.Linear.
-    float bound = 1 / sqrtf((float)c->inputs);
-    struct random_stream stream = {random_key(layer->network->seed, 1, (uint64_t)layer->index, 0), 0};
-    for (size_t i = 0; i < c->weights->count; i++) c->weights->value[i] = bound * (2 * random_uniform(&stream) - 1);
-    if (c->normalize) {
-        c->raw = layer_allocate(layer, (size_t)layer->network->max_images * blocked_channels(c->outputs), sizeof(float), diagnostics);
-        return c->raw && batch_normalization_create(&c->norm, layer, c->outputs, 1, diagnostics);
-    }
-    c->bias = layer_add_parameter(layer, "connected.bias", 1, dims, true, false, diagnostics);
-    if (!c->bias) return false;
-    for (int i = 0; i < c->outputs; i++) c->bias->value[i] = bound * (2 * random_uniform(&stream) - 1);
-    return true;
+    if (!c->normalize && !(c->bias = layer_add_parameter(layer, "connected.bias", 1, dims, true, false, diagnostics))) return false;
+    initialize(layer, c);
+    if (!c->normalize) return true;
+    c->raw = layer_allocate(layer, (size_t)layer->network->max_images * blocked_channels(c->outputs), sizeof(float), diagnostics);
+    return c->raw && batch_normalization_create(&c->norm, layer, c->outputs, 1, diagnostics);
 }
 
 // The input as rows of numbers, *stride apart.

@@ -5,7 +5,7 @@
 //   direct      mls=0: fp32, fast kernels
 //   reference   MLS integers, plain C: shapes that the fast kernels do not take
 //   simulated   MLS formats whose integers do not fit 8 bits: fp32 arithmetic (CBLAS) on dequantized operands
-//   blas        mls=0, shapes that the direct kernels do not take (convolution groups): fp32, CBLAS
+//   blas        mls=0, shapes that the direct kernels do not take (convolution groups of several channels): fp32, CBLAS
 //
 // The last three work on planar copies of the maps. The first two read sources (kernels/source.h): the batch normalization
 // and activation before them are done as they read.
@@ -22,6 +22,7 @@
 
 struct convolutional_settings {
     int filters, size, stride, pad, padding, groups, batch_normalize, activation;
+    float initial_deviation;
     struct mls_settings mls;
 };
 
@@ -38,6 +39,8 @@ static const struct option_description options[] = {
     {"groups", OPTION_INT, AT(groups), 1, 65536, "1", NULL, "convolution groups"},
     {"batch_normalize", OPTION_BOOL, AT(batch_normalize), 0, 1, "0", NULL, "1: batch normalization before the activation"},
     {"activation", OPTION_CHOICE, AT(activation), 0, 0, "logistic", ACTIVATION_NAMES, "activation function"},
+    {"initial_deviation", OPTION_FLOAT, AT(initial_deviation), 0, 100, NULL, NULL,
+     "standard deviation of the initial weights; not given: sqrt(2 / (window * filters)), He's by fan-out"},
     IGNORED("flipped"), IGNORED("binary"), IGNORED("xnor"), IGNORED("dot"),
     {0},
 };
@@ -101,8 +104,9 @@ static bool add_parameters(struct layer *layer, struct convolutional *c, struct 
     const int dims[4] = {s->out_channels, s->in_channels / s->groups, s->kernel_height, s->kernel_width};
     c->weights = layer_add_parameter(layer, "conv.weight", 4, dims, true, true, diagnostics);
     if (!c->weights) return false;
-    // He initialization by fan-out, as PyTorch's reference networks.
-    float deviation = sqrtf(2.0f / (float)(s->kernel_height * s->kernel_width * s->out_channels / s->groups));
+    // He initialization by fan-out, as PyTorch's reference networks: there convolution groups do not count.
+    float deviation = ((const struct convolutional_settings *)layer->settings)->initial_deviation;
+    if (isnan(deviation)) deviation = sqrtf(2.0f / ((float)(s->kernel_height * s->kernel_width) * (float)s->out_channels));
     struct random_stream stream = {random_key(layer->network->seed, 1, (uint64_t)layer->index, 0), 0};
     for (size_t i = 0; i < c->weights->count; i++) c->weights->value[i] = deviation * random_normal(&stream);
     if (c->normalize)
@@ -126,7 +130,7 @@ static bool create_packed(struct layer *layer, struct convolutional *c, struct e
 
 static bool create_direct(struct layer *layer, struct convolutional *c, struct error *error)
 {
-    struct direct_request request = {.kernels = layer->network->kernels, .shape = c->shape, .planar_input = !layer->inputs[0],
+    struct direct_request request = {.kernels = layer->network->kernels, .shape = c->shape, .planar_input = !layer->inputs[0] && c->shape.groups == 1,
                                      .for_training = layer->network->for_training};
     c->direct = direct_create(&request, error);
     if (c->direct) layer->extra_memory += direct_memory(c->direct);
