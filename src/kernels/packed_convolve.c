@@ -17,7 +17,8 @@ struct convolve_work {
     float *output; // NULL: only quantize
     bool accumulate;
     struct image_done done;
-    int images, chunk; // images of a task
+    int images;
+    int chunk, chunks; // of so many images, one a task; then each image is a task, so that the threads end together
 };
 
 // ---------------------------------------------------------------------------------------------
@@ -165,8 +166,9 @@ static void convolve_task(void *context, int task, int thread)
 {
     struct convolve_work *work = context;
     float *scratch = work->packed->scratch + (size_t)thread * scratch_floats(work->packed);
-    int end = minimum((task + 1) * work->chunk, work->images);
-    for (int image = task * work->chunk; image < end; image++) convolve_image(work, image, image + 1 == end, scratch);
+    bool whole = task < work->chunks;
+    int first = whole ? task * work->chunk : work->chunks * (work->chunk - 1) + task, end = first + (whole ? work->chunk : 1);
+    for (int image = first; image < end; image++) convolve_image(work, image, image + 1 == end, scratch);
 }
 
 static bool convolve(struct convolve_work *work, struct thread_pool *pool, int images, struct error *error)
@@ -184,7 +186,9 @@ static bool convolve(struct convolve_work *work, struct thread_pool *pool, int i
     work->factor = tensor_factor(packed->weight_tensor_scale, weights, map->tensor_scale, &map->format);
     work->images = images;
     work->chunk = images >= 16 * packed->threads ? 4 : 1;
-    thread_pool_run(pool, (images + work->chunk - 1) / work->chunk, convolve_task, work);
+    work->chunks = packed->threads > 1 ? (images - 4 * packed->threads) / work->chunk : images / work->chunk;
+    if (work->chunks < 0) work->chunks = 0;
+    thread_pool_run(pool, images - work->chunks * (work->chunk - 1), convolve_task, work);
     return map_quantization_end(work->quantization, error);
 }
 
