@@ -50,7 +50,8 @@ struct delta_target layer_delta_target(struct layer *layer, int i)
     target.values = layer_input_delta(layer, i, &target.accumulate);
     if (!target.values || !input->delta_ready || input->delta_written_count < input->delta_writers) return target;
     input->delta_seen = true;
-    target.done = (struct image_done){call_delta_ready, input, input->delta_reads, shape_stored(input->output_shape)};
+    const float *reads = input->delta_reads ? input->delta_reads->raw : NULL;
+    target.done = (struct image_done){call_delta_ready, input, reads, shape_stored(input->output_shape)};
     return target;
 }
 
@@ -253,22 +254,21 @@ static bool allocate_maps(struct network *network, struct diagnostics *diagnosti
             if (input->needs_delta) layer->needs_delta = true;
             if (!layer->is_alias) input->delta_writers++;
         }
-    bool good = arrays_allocate_outputs(network, &error) && (!network->for_training || arrays_allocate_deltas(network, &error));
+    if (network->for_training) arrays_plan_deltas(network);
+    for (int i = 0; i < network->layer_count; i++) {
+        struct layer *layer = network->layers[i];
+        if (layer->type->deltas_planned && !layer->type->deltas_planned(layer, diagnostics)) return false;
+    }
+    bool good = arrays_allocate(network, &error);
     for (int i = 0; good && i < network->layer_count; i++) {
         size_t planes = images * blocked_channels(network->layers[i]->output_shape.channels);
         good = (network->layers[i]->output_maximum = memory_allocate(planes, sizeof(float), &error)) != NULL;
     }
     if (good) good = (network->scores = memory_allocate(images * shape_size(network->output_layer->output_shape), sizeof(float), &error)) != NULL;
     if (good && !first->reads_planar) network->blocked_input = memory_allocate(images * shape_stored(network->input_shape), sizeof(float), &error);
-    if (!good || !(network->blocked_input || first->reads_planar)) {
-        diagnostics_add(diagnostics, 1, "net", "%s", error.message);
-        return false;
-    }
-    for (int i = 0; i < network->layer_count; i++) {
-        struct layer *layer = network->layers[i];
-        if (layer->type->arrays_known && !layer->type->arrays_known(layer, diagnostics)) return false;
-    }
-    return true;
+    if (good && (network->blocked_input || first->reads_planar)) return true;
+    diagnostics_add(diagnostics, 1, "net", "%s", error.message);
+    return false;
 }
 
 // Adds the layer of one section. false if its shape is not known, so that nothing can follow.
@@ -405,7 +405,7 @@ void network_destroy(struct network *network)
     if (!network) return;
     for (int i = 0; i < network->layer_count; i++) layer_destroy(network->layers[i]);
     for (int i = 0; i < network->parameter_count; i++) parameter_release(network->parameters[i]);
-    arrays_release(network);
+    memory_release(network->maps);
     memory_release(network->layers);
     memory_release(network->parameters);
     memory_release(network->scratch);

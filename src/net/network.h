@@ -33,8 +33,8 @@ struct network {
     struct shape input_shape;
     const float *input;           // set by network_forward: [images][channels][height][width]
     float *blocked_input;         // the same as a blocked map; NULL if no layer reads it so
-    struct shared_array *arrays;  // of outputs and errors (arrays.h)
-    int array_count;
+    float *maps;                  // outputs and errors of all layers (arrays.h)
+    size_t maps_floats;
     float *scores;                // output of the output layer, [max_images][classes]
     int layer_count;
     struct layer **layers;

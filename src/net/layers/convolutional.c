@@ -177,6 +177,9 @@ static void set_abilities(struct layer *layer, struct convolutional *c)
     layer->can_defer = simple;
     layer->keeps_delta = simple && reads_sources(c);
     layer->delta_ready = simple ? delta_ready : NULL;
+    layer->delta_reads = layer;
+    layer->backward_spares_input = c->mode != MODE_DIRECT; // codes or copies instead
+    layer->backward_spares_output = simple;
 }
 
 static bool create(struct layer *layer, struct diagnostics *diagnostics)
@@ -294,13 +297,6 @@ static void delta_ready(struct layer *layer, int image, const int32_t *gates)
 {
     struct convolutional *c = layer->state;
     batch_normalization_sum_error_image(&c->norm, layer->raw, layer->delta, gates, c->piecewise, image);
-}
-
-static bool arrays_known(struct layer *layer, struct diagnostics *diagnostics)
-{
-    (void)diagnostics;
-    layer->delta_reads = layer->raw;
-    return true;
 }
 
 // Ends a part of the step: `inputs` arrays of the input's size and `outputs` of the output's were read or written, 4 bytes
@@ -598,6 +594,5 @@ static void operations(const struct layer *layer, struct operations *operations)
 const struct layer_type convolutional_layer_type = {
     .name = "convolutional", .alias = "conv", .help = "convolution, with batch normalization and activation",
     .options = options, .settings_size = sizeof(struct convolutional_settings),
-    .create = create, .arrays_known = arrays_known, .forward = forward, .backward = backward, .destroy = destroy, .operations = operations,
-    .describe = describe,
+    .create = create, .forward = forward, .backward = backward, .destroy = destroy, .operations = operations, .describe = describe,
 };

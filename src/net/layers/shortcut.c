@@ -25,7 +25,7 @@ struct shortcut {
     enum activation activation;
     struct shape from;
     int step, spread; // output pixel (y * spread, x * spread) takes from's pixel (y * step, x * step)
-    int32_t *gates;   // of the ReLU, where backward is done in place (arrays_known); NULL otherwise
+    int32_t *gates;   // of the ReLU, where backward is done in place (deltas_planned); NULL otherwise
 };
 
 struct work {
@@ -252,11 +252,11 @@ static void backward_task(void *context, int image, int thread)
 // Whether the input's delta is complete when this layer has written it.
 static bool is_complete(const struct layer *input)
 {
-    return input && input->delta && input->delta_ready && input->delta_writers == 1;
+    return input && input->needs_delta && input->delta_ready && input->delta_writers == 1;
 }
 
 // Both inputs share the array of delta: backward changes one image in place, as soon as it is complete. The ReLU is left to
-// the first input, which reads the errors anyway (arrays_known).
+// the first input, which reads the errors anyway (deltas_planned).
 static void delta_ready(struct layer *layer, int image, const int32_t *none)
 {
     (void)none; // only a shortcut has gates, and it does not read another one first
@@ -266,18 +266,21 @@ static void delta_ready(struct layer *layer, int image, const int32_t *none)
     if (is_complete(layer->inputs[1])) layer->inputs[1]->delta_ready(layer->inputs[1], image, NULL);
 }
 
-static bool arrays_known(struct layer *layer, struct diagnostics *diagnostics)
+static bool deltas_planned(struct layer *layer, struct diagnostics *diagnostics)
 {
     struct shortcut *s = layer->state;
-    const struct layer *first = layer->inputs[0], *second = layer->inputs[1];
-    bool in_place = layer->delta && first->delta == layer->delta && (!second || !second->delta || second->delta == layer->delta);
+    const struct layer *first = layer->inputs[0], *second = layer->inputs[1], *owner = layer->delta_owner;
+    bool in_place = owner && first->delta_owner == owner && (!second || !second->delta_owner || second->delta_owner == owner);
     bool relu = s->activation == ACTIVATION_RELU;
-    if (!in_place || !same_shape(s, layer->output_shape) || !is_complete(first) || !first->raw) return true;
+    layer->backward_spares_input = true;
+    layer->backward_spares_output = s->activation == ACTIVATION_LINEAR;
+    if (!in_place || !same_shape(s, layer->output_shape) || !is_complete(first) || !first->wants_raw) return true;
     if (!relu && s->activation != ACTIVATION_LINEAR) return true;
     layer->delta_ready = delta_ready;
-    layer->delta_reads = first->raw;
+    layer->delta_reads = first;
     size_t blocks = (size_t)layer->network->max_images * (size_t)blocked_count(layer->output_shape.channels);
     if (relu) s->gates = layer_allocate(layer, blocks * gate_words(shape_pixels(layer->output_shape)), sizeof *s->gates, diagnostics);
+    layer->backward_spares_output = true;
     return !relu || s->gates;
 }
 
@@ -312,5 +315,5 @@ static void operations(const struct layer *layer, struct operations *operations)
 const struct layer_type shortcut_layer_type = {
     .name = "shortcut", .help = "adds the output of an earlier layer", .options = options,
     .settings_size = sizeof(struct shortcut_settings),
-    .create = create, .arrays_known = arrays_known, .forward = forward, .backward = backward, .destroy = destroy, .operations = operations,
+    .create = create, .deltas_planned = deltas_planned, .forward = forward, .backward = backward, .destroy = destroy, .operations = operations,
 };
