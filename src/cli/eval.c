@@ -89,7 +89,7 @@ int command_eval(int argc, char **argv)
     struct options o = {.session = SESSION_REQUEST_DEFAULTS};
     const struct argument table[] = {
         SESSION_ARGUMENTS(o.session),
-        {"CHECKPOINT", ARGUMENT_POSITIONAL, &o.checkpoint, "a .safetensors file of the network"},
+        {"CHECKPOINT", ARGUMENT_POSITIONAL, &o.checkpoint, "a .safetensors or .weights file of the network"},
         {"--confusion", ARGUMENT_TEXT, &o.confusion, "write the confusion matrix to this CSV file (default: do not)"},
         {"--json", ARGUMENT_FLAG, &o.json, "print as JSON"},
         {0},

@@ -41,7 +41,7 @@ static int open_network(struct session *session, const struct session_request *r
 {
     struct diagnostics diagnostics = {.path = request->cfg_path};
     struct network_request wanted = {.for_training = request->for_training, .max_images = request->max_images,
-                                     .kernel = request->kernel};
+                                     .kernel = request->kernel, .loss_optional = request->loss_optional};
     read_training(session, &diagnostics);
     read_data(session, &diagnostics);
     wanted.seed = (uint64_t)session->training.seed;
@@ -93,7 +93,8 @@ int session_open(struct session *session, const struct session_request *request)
     session->pool = thread_pool_create(request->threads ? request->threads : threads_available(), &error);
     if (!session->pool) return fail(error.message, 1);
     int status = open_network(session, request);
-    return status || !request->needs_data ? status : open_data(session, request);
+    bool without_data = !request->needs_data || (request->data_optional && !request->data && !cfg_find_section(session->cfg, "data"));
+    return status || without_data ? status : open_data(session, request);
 }
 
 void session_close(struct session *session)

@@ -14,6 +14,8 @@ struct session_request {
     int threads; // 0: all cores the process may use
     int seed;    // -1: as the cfg says
     bool for_training, needs_data;
+    bool data_optional;  // needs_data, but not for a cfg without [data] where --data is not given either
+    bool loss_optional;
     int max_images; // 0: as the cfg says
 };
 #define SESSION_REQUEST_DEFAULTS {.seed = -1}

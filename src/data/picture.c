@@ -38,7 +38,9 @@ static bool scale_and_crop(const uint8_t *from, int columns, int rows, int chann
     if ((long)scaled_width * scaled_height > LARGEST_PICTURE) return error_set(error, "too long and narrow to be scaled");
     uint8_t *scaled = memory_allocate((size_t)scaled_width * (size_t)scaled_height, (size_t)channels, error);
     if (!scaled) return false;
-    bool good = stbir_resize_uint8(from, columns, rows, 0, scaled, scaled_width, scaled_height, 0, channels) != 0;
+    bool same = scaled_width == columns && scaled_height == rows; // the filter would blur
+    if (same) memcpy(scaled, from, (size_t)columns * (size_t)rows * (size_t)channels);
+    bool good = same || stbir_resize_uint8(from, columns, rows, 0, scaled, scaled_width, scaled_height, 0, channels) != 0;
     if (!good) error_set(error, "out of memory");
     int top = (scaled_height - height) / 2, left = (scaled_width - width) / 2;
     for (int c = 0; good && c < channels; c++)
