@@ -1,9 +1,11 @@
 /* Drives the original Darknet (https://github.com/pjreddie/darknet), for scripts/compare-darknet:
  *
- *   darknet_reference make CFG WEIGHTS SEED         random weights, biases, scales; running statistics near those of the data
+ *   darknet_reference make CFG WEIGHTS SEED         random weights, biases, scales; running statistics near those of the data, some
+ *                                                   variances small
  *   darknet_reference picture CFG PICTURE OUT       the picture in the network's size, OUT.png
  *   darknet_reference run CFG WEIGHTS PICTURE OUT   class probabilities as fp32; with a tree those of the leaves
  *   darknet_reference shapes CFG                    channels, height and width of each layer's output */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +15,17 @@
 #include "parser.h"
 #include "tree.h"
 #include "utils.h"
+
+/* Without a GPU the original lacks memory that its [batchnorm] writes to. */
+static void complete_batchnorm(network *net)
+{
+    for (int i = 0; i < net->n; i++) {
+        layer *l = &net->layers[i];
+        if (l->type != BATCHNORM) continue;
+        l->x = calloc(l->outputs * l->batch, sizeof(float));
+        l->x_norm = calloc(l->outputs * l->batch, sizeof(float));
+    }
+}
 
 /* Statistics of one batch of noise in training mode, moved a little, so that no layer's output explodes or vanishes. */
 static void randomize(network *net)
@@ -33,6 +46,9 @@ static void randomize(network *net)
         for (int k = 0; l->rolling_mean && k < count; k++) { /* they are .01 of the batch's after one step */
             l->rolling_mean[k] *= 100 * rand_uniform(.9, 1.1);
             l->rolling_variance[k] *= 100 * rand_uniform(.8, 1.25);
+            if (k % 4) continue; /* where epsilon matters */
+            l->scales[k] *= sqrt(2e-5 / l->rolling_variance[k]);
+            l->rolling_variance[k] = 2e-5;
         }
     }
     *net->seen = 123456789;
@@ -55,6 +71,7 @@ int main(int argc, char **argv)
     if (argc < 3) return 2;
     srand(argc > 4 ? atoi(argv[4]) : 1);
     network *net = parse_network_cfg(argv[2]);
+    complete_batchnorm(net);
     if (strcmp(argv[1], "make") == 0 && argc == 5) {
         randomize(net);
         save_weights(net, argv[3]);

@@ -21,7 +21,7 @@
 #include "net/network.h"
 
 struct convolutional_settings {
-    int filters, size, stride, pad, padding, groups, batch_normalize, activation;
+    int filters, size, stride, pad, padding, groups, batch_normalize, activation, binary, xnor;
     struct mls_settings mls;
 };
 
@@ -38,7 +38,10 @@ static const struct option_description options[] = {
     {"groups", OPTION_INT, AT(groups), 1, 65536, "1", NULL, "convolution groups"},
     {"batch_normalize", OPTION_BOOL, AT(batch_normalize), 0, 1, "0", NULL, "1: batch normalization before the activation"},
     {"activation", OPTION_CHOICE, AT(activation), 0, 0, "logistic", ACTIVATION_NAMES, "activation function"},
-    IGNORED("flipped"), IGNORED("binary"), IGNORED("xnor"), IGNORED("dot"),
+    {"binary", OPTION_BOOL, AT(binary), 0, 1, "0", NULL, "Darknet's binary weights: only 0"},
+    {"xnor", OPTION_BOOL, AT(xnor), 0, 1, "0", NULL, "Darknet's binary weights and inputs: only 0"},
+    {"flipped", OPTION_IGNORED, 0, 0, 0, NULL, NULL, "tells how weights stand in a .weights file (train/darknet_weights.h)"},
+    IGNORED("dot"),
     {0},
 };
 // clang-format on
@@ -180,6 +183,10 @@ static bool create(struct layer *layer, struct diagnostics *diagnostics)
     struct convolutional_settings *settings = layer->settings;
     struct convolutional *c = layer->state = layer_allocate(layer, 1, sizeof *c, diagnostics);
     if (!c || !options_read(mls_option_table, layer->section, &settings->mls, diagnostics)) return false;
+    if (settings->binary || settings->xnor) {
+        diagnostics_add(diagnostics, layer->section->line, layer->section->name, "binary=1 and xnor=1 are not supported");
+        return false;
+    }
     struct shape in = layer->input_shape;
     c->activation = (enum activation)settings->activation;
     c->normalize = settings->batch_normalize;
