@@ -35,6 +35,8 @@ static void randomize(network *net)
         int count = l->type == CONNECTED ? l->outputs : l->type == LOCAL ? l->outputs : l->n;
         if (l->type == CONVOLUTIONAL || l->type == CONNECTED || l->type == LOCAL)
             for (int k = 0; k < count; k++) l->biases[k] = .2f * rand_normal();
+        int places = l->out_w * l->out_h; /* of which Darknet initializes one */
+        for (int k = 0; l->type == LOCAL && k < l->size * l->size * l->c * l->n * places; k++) l->weights[k] = .3f * rand_normal();
         for (int k = 0; l->scales && k < (l->type == BATCHNORM ? l->c : count); k++) l->scales[k] = rand_uniform(.5, 1.5);
     }
     for (int i = 0; i < net->inputs * net->batch; i++) net->input[i] = rand_uniform(0, 1);

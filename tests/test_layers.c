@@ -97,6 +97,8 @@ static const struct { const char *name, *layers; } cases[] = {
     {"dropout", CONV "[dropout]\nprobability=0.3\n" END},
     {"crop", "[crop]\ncrop_height=4\ncrop_width=5\nflip=1\n" CONV END},
     {"cost behind softmax", CONV END "[cost]\n"},
+    {"local", CONV "[local]\nfilters=3\nsize=2\nstride=2\nactivation=tanh\n" END},
+    {"local, padded", "[local]\nfilters=3\nsize=3\nstride=2\npad=1\nactivation=elu\n[conv]\nfilters=2\nactivation=linear\n" END},
     {"softmax, groups", CONV "[connected]\noutput=6\nactivation=linear\n[softmax]\ngroups=2\n"},
     {"softmax, tree", CONV "[connected]\noutput=7\nactivation=linear\n[softmax]\ntree=tests/golden/classes.tree\n"},
     {"cost, absolute error", CONV "[connected]\noutput=3\nactivation=tanh\n[cost]\ntype=L1\nscale=0.5\n"},

@@ -153,20 +153,7 @@ static void transpose(const float *from, size_t rows, size_t columns, float *to)
 // ---------------------------------------------------------------------------------------------
 // Reading
 
-static bool check_variances(const char *name, const struct item *item, const uint8_t *bytes, struct error *error)
-{
-    if (!strstr(item->parameter->name, "running_variance")) return true;
-    for (size_t i = 0; i < item->parameter->count; i++) {
-        float value;
-        memcpy(&value, bytes + i * sizeof value, sizeof value);
-        if (!(value >= 0 && isfinite(value)))
-            return error_set(error, "%s: layer %d [%s]: a variance is %g: weights of another network?", name, item->layer->index,
-                             item->layer->type->name, (double)value);
-    }
-    return true;
-}
-
-static bool check_lengths(const char *name, const struct plan *plan, const uint8_t *bytes, size_t size, struct error *error)
+static bool check_lengths(const char *name, const struct plan *plan, size_t size, struct error *error)
 {
     const struct layer *last = NULL;
     for (int i = 0; i < plan->count; i++) {
@@ -176,14 +163,30 @@ static bool check_lengths(const char *name, const struct plan *plan, const uint8
         if (needed > size)
             return error_set(error, "%s: ends within layer %d [%s]: %s needs %zu bytes, %zu are left: cut off, or weights of another network",
                              name, last->index, last->type->name, item->parameter->name, needed, size);
-        if (!item->absent && !check_variances(name, item, bytes, error)) return false;
-        bytes += needed;
         size -= needed;
     }
     if (size == 0) return true;
     if (!last) return error_set(error, "%s: %zu bytes behind the header, but no layer has weights", name, size);
     return error_set(error, "%s: %zu bytes too many behind the last layer with weights, layer %d [%s]: weights of another network", name, size,
                      last->index, last->type->name);
+}
+
+// A negative one tells that the arrays are not what the cfg says.
+static bool check_variances(const char *name, const struct plan *plan, const uint8_t *bytes, struct error *error)
+{
+    for (int i = 0; i < plan->count; i++) {
+        const struct item *item = &plan->items[i];
+        if (item->absent) continue;
+        bool variances = strstr(item->parameter->name, "running_variance") != NULL;
+        for (size_t k = 0; k < item->parameter->count; k++, bytes += sizeof(float)) {
+            float value;
+            memcpy(&value, bytes, sizeof value);
+            if (variances && !(value >= 0 && isfinite(value)))
+                return error_set(error, "%s: layer %d [%s]: a variance is %g: weights of another network?", name, item->layer->index,
+                                 item->layer->type->name, (double)value);
+        }
+    }
+    return true;
 }
 
 static bool copy_in(const struct item *item, const uint8_t *bytes, struct error *error)
@@ -210,7 +213,7 @@ bool darknet_weights_parse(const char *name, const uint8_t *bytes, size_t size, 
     size_t at = read_header(bytes, size, header);
     if (at == 0) return error_set(error, "%s: not one of Darknet's .weights files", name);
     if (!make_plan(name, network, header, &plan, error)) return false;
-    bool good = check_lengths(name, &plan, bytes + at, size - at, error);
+    bool good = check_lengths(name, &plan, size - at, error) && check_variances(name, &plan, bytes + at, error);
     for (int i = 0; good && i < plan.count; i++) {
         good = copy_in(&plan.items[i], bytes + at, error);
         if (!plan.items[i].absent) at += plan.items[i].parameter->count * sizeof(float);
