@@ -66,7 +66,7 @@ static int run(const struct options *o, struct session *session)
     struct loader *loader = NULL;
     struct metrics metrics = {0};
     int status = 0;
-    if (!checkpoint_load(o->checkpoint, session->network, NULL, &error) ||
+    if (!session_load_weights(session, o->checkpoint, &error) ||
         !loader_create(session->dataset, false, session->network->max_images, 1, &loader, &error) ||
         !evaluate(session->network, loader, &metrics, NULL, NULL, &error)) {
         fprintf(stderr, "mlsnet eval: %s\n", error.message);

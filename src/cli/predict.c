@@ -121,7 +121,7 @@ static bool prepare(struct work *work, struct error *error)
     work->input = memory_allocate(size + 64, sizeof(float), error);
     work->scores = memory_allocate((size_t)classes, sizeof *work->scores, error);
     return work->pixels && work->input && work->scores && (!o->names || class_names_read(&work->names, o->names, classes, error)) &&
-           checkpoint_load(o->checkpoint, work->session->network, NULL, error);
+           session_load_weights(work->session, o->checkpoint, error);
 }
 
 // A picture that cannot be read does not keep the others from being classified.

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "train/checkpoint.h"
+
 static int fail(const char *text, int status)
 {
     fprintf(stderr, "mlsnet: %s\n", text);
@@ -95,6 +97,23 @@ int session_open(struct session *session, const struct session_request *request)
     int status = open_network(session, request);
     bool without_data = !request->needs_data || (request->data_optional && !request->data && !cfg_find_section(session->cfg, "data"));
     return status || without_data ? status : open_data(session, request);
+}
+
+static bool has_mls_option(const struct cfg *cfg)
+{
+    for (int i = 0; i < cfg->section_count; i++)
+        for (const struct option_description *row = mls_option_table; row->name; row++)
+            if (cfg_find_option(&cfg->sections[i], row->name)) return true;
+    return false;
+}
+
+bool session_load_weights(struct session *session, const char *path, struct error *error)
+{
+    struct darknet_header header;
+    if (!checkpoint_load_weights(path, session->network, &header, error)) return false;
+    if (header.known && !has_mls_option(session->cfg))
+        fprintf(stderr, "note: %s holds weights of Darknet's kind, and the cfg runs convolutions in MLS; --set mls=0 gives fp32\n", path);
+    return true;
 }
 
 void session_close(struct session *session)

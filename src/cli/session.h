@@ -40,6 +40,9 @@ struct session {
 
 // 0, or the exit status after messages on stderr: 2 for a wrong cfg or argument, 1 for the rest. Released in any case.
 int session_open(struct session *session, const struct session_request *request);
+// Weights for eval and predict, of either kind. Darknet's are meant for fp32: says so on stderr where the cfg leaves MLS to
+// its defaults.
+bool session_load_weights(struct session *session, const char *path, struct error *error);
 void session_close(struct session *session);
 
 #endif
