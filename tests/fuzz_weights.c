@@ -17,7 +17,8 @@ static struct network *make_network(void)
 {
     struct diagnostics diagnostics = {.path = "fuzz.cfg"};
     struct network_request request = {.max_images = 1};
-    struct cfg *cfg = cfg_parse("fuzz.cfg", text, sizeof text - 1, &diagnostics); // the network reads it later, too
+    static struct cfg *cfg; // the network reads it later, too
+    cfg = cfg_parse("fuzz.cfg", text, sizeof text - 1, &diagnostics);
     struct network *network = cfg ? network_create(cfg, &request, thread_pool_create(1, NULL), &diagnostics) : NULL;
     if (!network) abort();
     return network;
