@@ -215,6 +215,60 @@ static void test_network_shapes(void **state)
         }
 }
 
+// Numbers at and beside every place where I could change: all that begin with few bits, and halves beside them, which the
+// rounding to Y takes to its even neighbour.
+static int beside_thresholds(float *values)
+{
+    int count = 0;
+    for (int exponent = 126; exponent < 127 + 17; exponent++)
+        for (int32_t first = 0; first < 64; first++) {
+            int32_t bits = exponent * (1 << 23) + first * (1 << 17);
+            float edge;
+            memcpy(&edge, &bits, sizeof edge);
+            for (float offset = -1; offset <= 0.5f; offset += 0.5f)
+                for (int32_t step = -2; step <= 2; step++) {
+                    float value = edge + offset;
+                    int32_t near;
+                    memcpy(&near, &value, sizeof near);
+                    near += step;
+                    memcpy(&values[count], &near, sizeof near);
+                    if (values[count] >= 0 && values[count] <= 65536.0f) count++;
+                }
+        }
+    return count;
+}
+
+static void test_thresholds(void **state)
+{
+    const struct kernel_set *set = set_or_skip(state);
+    enum { MOST = 18 * 64 * 4 * 5 };
+    float *values = memory_allocate(MOST + 1, sizeof(float), NULL);
+    int count = beside_thresholds(values) / 4 * 4;
+    assert_true(count > MOST / 2);
+    float *map = memory_allocate((size_t)count * BLOCK_CHANNELS, sizeof(float), NULL);
+    uint8_t *expected = memory_allocate((size_t)count * BLOCK_CHANNELS, 1, NULL), *found = memory_allocate((size_t)count * BLOCK_CHANNELS, 1, NULL);
+    for (int i = 0; i < count; i++)
+        for (int c = 0; c < BLOCK_CHANNELS; c++) map[i * BLOCK_CHANNELS + c] = values[(i + 37 * c) % count];
+    for (int exponent = 0; exponent <= 2; exponent++)
+        for (int mantissa = exponent == 0; mantissa <= (exponent == 2 ? 4 : 6); mantissa++) {
+            const struct mls_format format = {.exponent = exponent, .mantissa = mantissa};
+            struct quantize_job job = {.quantizer = {.mantissa = mantissa, .low = exponent ? 17 - (1 << exponent) : 16, .high = exponent ? 15 : 16,
+                                                     .largest = (int)mls_largest_integer(&format)},
+                                       .source = {.kind = SOURCE_PLAIN, .x = map}, .height = 1, .width = count,
+                                       .row_bytes = (size_t)count * BLOCK_CHANNELS};
+            for (int c = 0; c < BLOCK_CHANNELS; c++) job.reciprocals[c] = 0x1p-16f;
+            job.pixels = expected;
+            kernels_scalar.quantize_block(&job);
+            job.pixels = found;
+            set->quantize_block(&job);
+            if (memcmp(expected, found, (size_t)count * BLOCK_CHANNELS) != 0) fail_msg("<%d,%d>", exponent, mantissa);
+        }
+    memory_release(values);
+    memory_release(map);
+    memory_release(expected);
+    memory_release(found);
+}
+
 // All elements at the largest value, with the most products that packed_supports lets through: `channels` for forward and
 // input error, `side` * `side` pixels for the weight gradient.
 static void check_largest(const struct kernel_set *set, int channels, int side)
@@ -441,7 +495,7 @@ int main(void)
     static char names[64][64];
     size_t count = 0;
     static const struct { const char *name; CMUnitTestFunction function; } functions[] = {
-        {"random_shapes", test_random_shapes}, {"network_shapes", test_network_shapes}, {"largest_sums", test_largest_sums},
+        {"random_shapes", test_random_shapes}, {"network_shapes", test_network_shapes}, {"largest_sums", test_largest_sums}, {"thresholds", test_thresholds},
         {"sources", test_sources}, {"direct", test_direct}};
     for (int i = 0; kernel_sets[i]; i++)
         for (size_t f = 0; f < sizeof functions / sizeof functions[0]; f++) {

@@ -364,6 +364,18 @@ static void gradient_image_sums_avx2(const struct gradient_job *job, int64_t *to
     }
 }
 
+static void gradient_images_avx2(const struct gradient_job *job, float *totals)
+{
+    struct gradient_job one = *job;
+    for (int n = 0; n < job->images; n++, gradient_next_image(&one)) gradient_image_avx2(&one, totals);
+}
+
+static void gradient_images_sums_avx2(const struct gradient_job *job, int64_t *sums)
+{
+    struct gradient_job one = *job;
+    for (int n = 0; n < job->images; n++, gradient_next_image(&one)) gradient_image_sums_avx2(&one, sums);
+}
+
 // ---------------------------------------------------------------------------------------------
 // Peaks
 
@@ -408,8 +420,8 @@ const struct kernel_set kernels_avx2 = {
     .quantize_block = quantize_block_avx2,
     .quantize_run = quantize_run_avx2,
     .convolve_row = convolve_row_avx2,
-    .gradient_image = gradient_image_avx2,
-    .gradient_image_sums = gradient_image_sums_avx2,
+    .gradient_images = gradient_images_avx2,
+    .gradient_images_sums = gradient_images_sums_avx2,
     .direct_row = direct_row_avx2,
     .direct_gradient = direct_gradient_avx2,
     .dot_product_rounds = dot_product_rounds_avx2,

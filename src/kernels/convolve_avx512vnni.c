@@ -328,46 +328,68 @@ INLINE void gradient_tile(const struct gradient_job *job, int tap, const float *
     add_to_totals(sum, scales, totals + tap * GRADIENT_CHANNELS * BLOCK_CHANNELS, TAPS);
 }
 
-// Maps of so few quads that the pixels of three taps stay in registers: each sum is made and added at once.
-INLINE void gradient_small_tile(const struct gradient_job *job, int tap, const float *scales, float *totals, const int QUADS)
+#define SMALL_CHANNELS 4
+
+// Maps of so few quads that the pixels of three taps stay in registers beside the totals of some output channels, over all images.
+INLINE void gradient_small_tile(const struct gradient_job *job, const size_t *offsets, int channel, float *totals, const int QUADS)
 {
     uint8_t order_bytes[64];
     for (int i = 0; i < 64; i++) order_bytes[i] = (uint8_t)(i % 4 * 16 + i / 4);
     const __m512i order = _mm512_loadu_si512(order_bytes);
-    __m512i a[3][4];
-#pragma GCC unroll 4
-    for (int q = 0; q < QUADS; q++) {
-        const uint8_t *pixels = job->pixels + (size_t)(q / job->row_quads) * job->row_bytes + (size_t)(q % job->row_quads) * 4 * BLOCK_CHANNELS;
+    struct gradient_job one = *job;
+    __m512 total[3][SMALL_CHANNELS];
 #pragma GCC unroll 3
-        for (int t = 0; t < 3; t++) a[t][q] = load_pixels(pixels + job->tap_offsets[tap + t], BLOCK_CHANNELS, order);
-    }
-    totals += tap * GRADIENT_CHANNELS * BLOCK_CHANNELS;
-    for (int c = 0; c < GRADIENT_CHANNELS; c++) {
-        __m512i begin = job->corrections ? _mm512_set1_epi32(-job->corrections[c]) : _mm512_setzero_si512(), e[4];
-        __m512 scale = _mm512_loadu_ps(scales + c * BLOCK_CHANNELS);
+    for (int t = 0; t < 3; t++)
 #pragma GCC unroll 4
-        for (int q = 0; q < QUADS; q++) e[q] = broadcast_4((const uint8_t *)job->quads + 64 * q + 4 * c);
+        for (int c = 0; c < SMALL_CHANNELS; c++) total[t][c] = _mm512_loadu_ps(totals + (t * GRADIENT_CHANNELS + c) * BLOCK_CHANNELS);
+    for (int n = 0; n < job->images; n++, gradient_next_image(&one)) {
+        __m512 in_scales = _mm512_loadu_ps(one.in_scales);
+        __m512i a[3][4];
+#pragma GCC unroll 4
+        for (int q = 0; q < QUADS; q++) {
+            const uint8_t *pixels = one.pixels + (size_t)(q / one.row_quads) * one.row_bytes + (size_t)(q % one.row_quads) * 4 * BLOCK_CHANNELS;
 #pragma GCC unroll 3
-        for (int t = 0; t < 3; t++) {
-            __m512i sum = begin;
+            for (int t = 0; t < 3; t++) a[t][q] = load_pixels(pixels + offsets[t], BLOCK_CHANNELS, order);
+        }
 #pragma GCC unroll 4
-            for (int q = 0; q < QUADS; q++) sum = _mm512_dpbusd_epi32(sum, a[t][q], e[q]);
-            float *to = totals + (t * GRADIENT_CHANNELS + c) * BLOCK_CHANNELS;
-            _mm512_storeu_ps(to, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, _mm512_loadu_ps(to)));
+        for (int c = 0; c < SMALL_CHANNELS; c++) {
+            __m512 scale = _mm512_mul_ps(in_scales, _mm512_set1_ps(one.out_scales[channel + c]));
+            __m512i sum[3] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512()};
+#pragma GCC unroll 4
+            for (int q = 0; q < QUADS; q++) {
+                __m512i e = broadcast_4((const uint8_t *)one.quads + 64 * q + 4 * (channel + c));
+#pragma GCC unroll 3
+                for (int t = 0; t < 3; t++) sum[t] = _mm512_dpbusd_epi32(sum[t], a[t][q], e);
+            }
+#pragma GCC unroll 3
+            for (int t = 0; t < 3; t++) total[t][c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[t]), scale, total[t][c]);
         }
     }
+#pragma GCC unroll 3
+    for (int t = 0; t < 3; t++)
+#pragma GCC unroll 4
+        for (int c = 0; c < SMALL_CHANNELS; c++) _mm512_storeu_ps(totals + (t * GRADIENT_CHANNELS + c) * BLOCK_CHANNELS, total[t][c]);
 }
 
-// false where the map is not small.
-static bool gradient_small(const struct gradient_job *job, int tap, const float *scales, float *totals)
-{
-    switch (job->height * job->row_quads) {
-    case 1: gradient_small_tile(job, tap, scales, totals, 1); return true;
-    case 2: gradient_small_tile(job, tap, scales, totals, 2); return true;
-    case 3: gradient_small_tile(job, tap, scales, totals, 3); return true;
-    case 4: gradient_small_tile(job, tap, scales, totals, 4); return true;
-    default: return false;
+#define SMALL_TILE(quads)                                                                                          \
+    static void __attribute__((noinline)) gradient_small_##quads##_avx512vnni(                                      \
+        const struct gradient_job *job, const size_t *offsets, int channel, float *totals)                          \
+    {                                                                                                              \
+        gradient_small_tile(job, offsets, channel, totals, quads);                                                  \
     }
+SMALL_TILE(1) SMALL_TILE(2) SMALL_TILE(3) SMALL_TILE(4)
+
+// false where the map is not small.
+static bool gradient_small_avx512vnni(const struct gradient_job *job, float *totals)
+{
+    static void (*const tiles[])(const struct gradient_job *job, const size_t *offsets, int channel, float *totals) = {
+        gradient_small_1_avx512vnni, gradient_small_2_avx512vnni, gradient_small_3_avx512vnni, gradient_small_4_avx512vnni};
+    int quads = job->height * job->row_quads;
+    if (quads > 4 || job->row_taps != 3 || job->pixel_bytes != BLOCK_CHANNELS || job->corrections) return false;
+    for (int tap = 0; tap < job->taps; tap += 3)
+        for (int channel = 0; channel < GRADIENT_CHANNELS; channel += SMALL_CHANNELS)
+            tiles[quads - 1](job, job->tap_offsets + tap, channel, totals + (tap * GRADIENT_CHANNELS + channel) * BLOCK_CHANNELS);
+    return true;
 }
 
 static void gradient_image_avx512vnni(const struct gradient_job *job, float *totals)
@@ -378,7 +400,6 @@ static void gradient_image_avx512vnni(const struct gradient_job *job, float *tot
         _mm512_storeu_ps(scales + c * BLOCK_CHANNELS, _mm512_mul_ps(in, _mm512_set1_ps(job->out_scales[c])));
     for (int tap = 0, count; tap < job->taps; tap += count) {
         count = gradient_tile_taps(job, tap);
-        if (count == 3 && job->pixel_bytes == BLOCK_CHANNELS && gradient_small(job, tap, scales, totals)) continue;
         if (count == 3 && job->pixel_bytes == BLOCK_CHANNELS)
             gradient_tile(job, tap, scales, totals, 3, BLOCK_CHANNELS);
         else if (count == 3 && job->pixel_bytes == 2 * BLOCK_CHANNELS)
@@ -390,6 +411,13 @@ static void gradient_image_avx512vnni(const struct gradient_job *job, float *tot
         else
             gradient_tile(job, tap, scales, totals, 1, job->pixel_bytes);
     }
+}
+
+static void gradient_images_avx512vnni(const struct gradient_job *job, float *totals)
+{
+    struct gradient_job one = *job;
+    if (gradient_small_avx512vnni(job, totals)) return;
+    for (int n = 0; n < job->images; n++, gradient_next_image(&one)) gradient_image_avx512vnni(&one, totals);
 }
 
 static void gradient_image_sums_avx512vnni(const struct gradient_job *job, int64_t *sums)
@@ -410,6 +438,12 @@ static void gradient_image_sums_avx512vnni(const struct gradient_job *job, int64
             add_to_sums(sum, to, 1);
         }
     }
+}
+
+static void gradient_images_sums_avx512vnni(const struct gradient_job *job, int64_t *sums)
+{
+    struct gradient_job one = *job;
+    for (int n = 0; n < job->images; n++, gradient_next_image(&one)) gradient_image_sums_avx512vnni(&one, sums);
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -452,8 +486,8 @@ const struct kernel_set kernels_avx512vnni = {
     .quantize_block = quantize_block_avx512,
     .quantize_run = quantize_run_avx512,
     .convolve_row = convolve_row_avx512vnni,
-    .gradient_image = gradient_image_avx512vnni,
-    .gradient_image_sums = gradient_image_sums_avx512vnni,
+    .gradient_images = gradient_images_avx512vnni,
+    .gradient_images_sums = gradient_images_sums_avx512vnni,
     .direct_row = direct_row_avx512,
     .direct_gradient = direct_gradient_avx512,
     .dot_product_rounds = dot_product_rounds_avx512vnni,

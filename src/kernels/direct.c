@@ -267,6 +267,10 @@ static void convolve_phase(const struct work *work, const struct phase *phase, c
         for (int row = 0; row < phase->rows && phase->columns > 0; row++) {
             size_t pixel = (size_t)(phase->first_y + row * phase->step) * (size_t)width + (size_t)phase->first_x;
             float *outputs_of[2] = {output + pixel * BLOCK_CHANNELS, output + pixel * BLOCK_CHANNELS + plane};
+            // The next row, for writing.
+            size_t next = (size_t)(phase->step * width) * BLOCK_CHANNELS;
+            for (int b = 0; row + 1 < phase->rows && b < job.blocks; b++)
+                for (int i = 0; i < phase->columns; i++) __builtin_prefetch(outputs_of[b] + next + (size_t)i * job.output_step, 1);
             work->direct->request.kernels->direct_row(&job, padded + padded_at(map, 0, row * phase->stride, 0), phase->columns, outputs_of);
         }
     }

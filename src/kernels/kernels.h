@@ -64,8 +64,10 @@ struct convolve_job {
     size_t output_step;           // floats from one output pixel to the next
 };
 
-// The weight gradient of one image: 16 input channels x up to 8 output channels x all taps.
+// The weight gradient of some images: 16 input channels x up to 8 output channels x all taps.
 struct gradient_job {
+    int images;                   // one after the other, at these distances
+    size_t image_pixels, image_quads, image_in_scales, image_out_scales;
     int taps, row_taps;           // positions of the window; of a row of it
     int height, width;            // of the errors
     const size_t *tap_offsets;    // [taps]
@@ -74,7 +76,8 @@ struct gradient_job {
     const int8_t *quads;          // errors of the first output channel, as the quantizer wrote them
     int row_quads;
     int largest_input, largest_error;  // no byte of `pixels`, no |error| is larger
-    const int32_t *corrections;   // [8]: what the activations' zero point adds to P of each output channel; NULL: nothing
+    const int32_t *corrections;   // [8]: what the activations' zero point adds to P of each output channel; NULL: nothing. Of one
+                                  // image: with it there are no others
     const float *in_scales;       // [16]
     const float *out_scales;      // [8]
 };
@@ -101,6 +104,15 @@ struct direct_gradient_job {
     size_t error_row_step;
 };
 
+// Points the job at its next image.
+static inline void gradient_next_image(struct gradient_job *job)
+{
+    job->pixels += job->image_pixels;
+    job->quads += job->image_quads;
+    job->in_scales += job->image_in_scales;
+    job->out_scales += job->image_out_scales;
+}
+
 // Taps of the tile that begins with `tap`.
 static inline int gradient_tile_taps(const struct gradient_job *job, int tap)
 {
@@ -117,10 +129,10 @@ struct kernel_set {
     void (*quantize_run)(const struct quantizer *quantizer, const float *x, int count, float reciprocal, int8_t *codes);
     // outputs[block] + pixel * output_step [16]: = or += factor * (sum over G of fma((float)P, scale, .)).
     void (*convolve_row)(const struct convolve_job *job, const uint8_t *input, int pixels, float *const outputs[2]);
-    // totals[tap][out channel][16] = fma((float)P, in_scales[i] * out_scales[out channel], totals).
-    void (*gradient_image)(const struct gradient_job *job, float *totals);
+    // totals[tap][out channel][16] = fma((float)P, in_scales[i] * out_scales[out channel], totals), image by image.
+    void (*gradient_images)(const struct gradient_job *job, float *totals);
     // sums[tap][out channel][16] += P
-    void (*gradient_image_sums)(const struct gradient_job *job, int64_t *sums);
+    void (*gradient_images_sums)(const struct gradient_job *job, int64_t *sums);
     // outputs[block] + pixel * output_step [16]: = or += sum over the terms, in their order, of fma(input, weight, .) from 0.
     void (*direct_row)(const struct direct_job *job, const float *input, int pixels, float *const outputs[2]);
     // totals[terms][16] = fma(input, error, totals) over the pixels in raster order.

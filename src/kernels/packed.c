@@ -309,14 +309,14 @@ static bool create_gradient(struct packed_convolution *packed, struct error *err
     if (!packed->gradient_offsets) return false;
     for (int k = 0; k < s->kernel_height * s->kernel_width; k++)
         packed->gradient_offsets[k] = (size_t)(k / s->kernel_width) * packed->activations.row_bytes + (size_t)(k % s->kernel_width) * BLOCK_CHANNELS;
-    int tiles = (s->out_channels + GRADIENT_CHANNELS - 1) / GRADIENT_CHANNELS;
-    packed->gradient_tasks = packed->activations.blocks * tiles;
+    int tiles = (s->out_channels + GRADIENT_CHANNELS - 1) / GRADIENT_CHANNELS, all = packed->activations.blocks * tiles;
+    packed->gradient_tiles = tiles;
     size_t size = (size_t)(s->kernel_height * s->kernel_width) * GRADIENT_CHANNELS * BLOCK_CHANNELS;
-    packed->gradient_totals = take(packed, (size_t)packed->gradient_tasks * size, sizeof(float), error);
+    packed->gradient_totals = take(packed, (size_t)all * size, sizeof(float), error);
     if (!packed->gradient_totals) return false;
     bool one_group = packed->activations.grouping.blocks[0] == 1 && packed->errors.grouping.blocks[0] == 1;
     if (!one_group) return true;
-    packed->gradient_sums = take(packed, (size_t)packed->gradient_tasks * size, sizeof(int64_t), error);
+    packed->gradient_sums = take(packed, (size_t)all * size, sizeof(int64_t), error);
     return packed->gradient_sums != NULL;
 }
 

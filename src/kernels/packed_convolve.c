@@ -203,9 +203,11 @@ bool packed_input_error(struct packed_convolution *packed, struct thread_pool *p
 // ---------------------------------------------------------------------------------------------
 // Weight gradient
 
+// A tile is a block of input channels x GRADIENT_CHANNELS output channels. A task takes neighbouring tiles of one block of input
+// channels, so that what it reads of an image serves all of them.
 struct gradient_work {
     struct packed_convolution *packed;
-    int images;
+    int images, tiles; // of a task, at most
     float factor;
     float *gradient;
 };
@@ -223,24 +225,48 @@ static void zero_point_sums(const struct packed_convolution *packed, const int8_
 }
 
 #define WORTH_FETCHING 2048 // bytes of an image: less is in the second cache anyway
+#define MOST_BYTES 16384    // of images that are so small: as many as stay in the first cache while a tile is made
+#define MOST_TILES 4        // whose totals fit the first cache beside an image
 
-// Points the job at an image; fetches the bytes of the next one meanwhile.
-static void gradient_aim(const struct gradient_work *work, int image, int block, int first_out, int32_t corrections[GRADIENT_CHANNELS],
+static const uint8_t *gradient_pixels(const struct packed_map *a, int image, int block)
+{
+    return a->pixels + ((size_t)image * (size_t)a->blocks + (size_t)block) * a->block_bytes;
+}
+
+static const int8_t *gradient_errors(const struct packed_map *e, int image, int first_out)
+{
+    return e->quads + ((size_t)image * (size_t)e->blocks + (size_t)(first_out / BLOCK_CHANNELS)) * e->quads_block;
+}
+
+// Images to be given to the kernel at a time.
+static int gradient_images(const struct packed_convolution *packed)
+{
+    size_t bytes = packed->activations.block_bytes + packed->errors.quads_block;
+    return bytes < WORTH_FETCHING && !packed->activations.zero_point ? (int)(MOST_BYTES / bytes) : 1;
+}
+
+// Fetches the bytes of an image that a task reads.
+static void gradient_fetch(const struct packed_convolution *packed, int image, int block, int first_out, int end_out)
+{
+    const struct packed_map *a = &packed->activations, *e = &packed->errors;
+    size_t errors = (size_t)(blocked_count(end_out) - first_out / BLOCK_CHANNELS) * e->quads_block;
+    if (a->block_bytes + errors < WORTH_FETCHING) return;
+    struct fetch fetch = {.step = a->block_bytes + errors};
+    fetch_add(&fetch, gradient_pixels(a, image, block), a->block_bytes);
+    fetch_add(&fetch, gradient_errors(e, image, first_out), errors);
+    fetch_some(&fetch);
+}
+
+// Points the job at a tile of an image.
+static void gradient_aim(const struct packed_convolution *packed, int image, int block, int first_out, int32_t corrections[GRADIENT_CHANNELS],
                          struct gradient_job *job)
 {
-    const struct packed_map *a = &work->packed->activations, *e = &work->packed->errors;
-    size_t a_block = (size_t)image * (size_t)a->blocks + (size_t)block;
-    size_t e_block = (size_t)image * (size_t)e->blocks + (size_t)(first_out / BLOCK_CHANNELS);
-    job->pixels = a->pixels + a_block * a->block_bytes;
-    job->quads = e->quads + e_block * e->quads_block + first_out % BLOCK_CHANNELS * 4;
-    job->in_scales = a->plane_scales + a_block * BLOCK_CHANNELS;
-    job->out_scales = e->plane_scales + e_block * BLOCK_CHANNELS + first_out % BLOCK_CHANNELS;
-    if (a->zero_point) zero_point_sums(work->packed, job->quads, corrections);
-    if (image + 1 == work->images || a->block_bytes + e->quads_block < WORTH_FETCHING) return;
-    struct fetch fetch = {.step = a->block_bytes + e->quads_block};
-    fetch_add(&fetch, job->pixels + a->image_bytes, a->block_bytes);
-    fetch_add(&fetch, job->quads + (size_t)e->blocks * e->quads_block, e->quads_block);
-    fetch_some(&fetch);
+    const struct packed_map *a = &packed->activations, *e = &packed->errors;
+    job->pixels = gradient_pixels(a, image, block);
+    job->quads = gradient_errors(e, image, first_out) + first_out % BLOCK_CHANNELS * 4;
+    job->in_scales = a->plane_scales + ((size_t)image * (size_t)a->blocks + (size_t)block) * BLOCK_CHANNELS;
+    job->out_scales = e->plane_scales + (size_t)image * (size_t)e->blocks * BLOCK_CHANNELS + (size_t)first_out;
+    if (a->zero_point) zero_point_sums(packed, job->quads, corrections);
 }
 
 static void store_gradient(const struct gradient_work *work, int block, int first_out, const float *totals)
@@ -279,26 +305,35 @@ static void gradient_task(void *context, int task, int thread)
     struct packed_convolution *packed = work->packed;
     const struct convolution_shape *s = &packed->shape;
     const struct packed_map *a = &packed->activations, *e = &packed->errors;
-    int block = task % a->blocks, first_out = task / a->blocks * GRADIENT_CHANNELS, window = s->kernel_height * s->kernel_width;
-    size_t size = (size_t)window * GRADIENT_CHANNELS * BLOCK_CHANNELS;
-    float *totals = packed->gradient_totals + (size_t)task * size;
-    int64_t *wide = packed->gradient_sums ? packed->gradient_sums + (size_t)task * size : NULL;
+    int block = task % a->blocks, first = task / a->blocks * work->tiles, end = minimum(first + work->tiles, packed->gradient_tiles);
+    int window = s->kernel_height * s->kernel_width;
+    size_t size = (size_t)window * GRADIENT_CHANNELS * BLOCK_CHANNELS, at = ((size_t)block * (size_t)packed->gradient_tiles + (size_t)first) * size;
+    float *totals = packed->gradient_totals + at;
+    int64_t *wide = packed->gradient_sums ? packed->gradient_sums + at : NULL;
     int32_t corrections[GRADIENT_CHANNELS];
     struct gradient_job job = {.taps = window, .row_taps = s->kernel_width, .tap_offsets = packed->gradient_offsets, .height = e->height,
                                .width = e->width, .row_quads = e->row_quads, .pixel_bytes = (size_t)s->stride * BLOCK_CHANNELS,
                                .row_bytes = (size_t)s->stride * a->row_bytes, .largest_input = largest_byte(a),
-                               .largest_error = (int)mls_largest_integer(&e->format), .corrections = a->zero_point ? corrections : NULL};
-    memset(totals, 0, size * sizeof *totals);
-    if (wide) memset(wide, 0, size * sizeof *wide);
-    for (int image = 0; image < work->images; image++) {
-        gradient_aim(work, image, block, first_out, corrections, &job);
-        if (wide)
-            packed->request.kernels->gradient_image_sums(&job, wide);
-        else
-            packed->request.kernels->gradient_image(&job, totals);
+                               .largest_error = (int)mls_largest_integer(&e->format), .corrections = a->zero_point ? corrections : NULL,
+                               .image_pixels = a->image_bytes, .image_quads = (size_t)e->blocks * e->quads_block,
+                               .image_in_scales = (size_t)a->blocks * BLOCK_CHANNELS, .image_out_scales = (size_t)e->blocks * BLOCK_CHANNELS};
+    memset(totals, 0, (size_t)(end - first) * size * sizeof *totals);
+    if (wide) memset(wide, 0, (size_t)(end - first) * size * sizeof *wide);
+    for (int image = 0; image < work->images; image += job.images) {
+        job.images = minimum(gradient_images(packed), work->images - image);
+        if (image + job.images < work->images) gradient_fetch(packed, image + job.images, block, first * GRADIENT_CHANNELS, end * GRADIENT_CHANNELS);
+        for (int tile = first; tile < end; tile++) {
+            gradient_aim(packed, image, block, tile * GRADIENT_CHANNELS, corrections, &job);
+            if (wide)
+                packed->request.kernels->gradient_images_sums(&job, wide + (size_t)(tile - first) * size);
+            else
+                packed->request.kernels->gradient_images(&job, totals + (size_t)(tile - first) * size);
+        }
     }
-    if (wide) totals_of_one_group(packed, block, first_out, wide, totals, window);
-    store_gradient(work, block, first_out, totals);
+    for (int tile = first; tile < end; tile++, totals += size) {
+        if (wide) totals_of_one_group(packed, block, tile * GRADIENT_CHANNELS, wide + (size_t)(tile - first) * size, totals, window);
+        store_gradient(work, block, tile * GRADIENT_CHANNELS, totals);
+    }
 }
 
 void packed_weight_gradient(struct packed_convolution *packed, struct thread_pool *pool, int images, float *gradient)
@@ -307,5 +342,10 @@ void packed_weight_gradient(struct packed_convolution *packed, struct thread_poo
     struct gradient_work work = {.packed = packed, .images = images, .gradient = gradient};
     work.factor = tensor_factor(packed->activations.tensor_scale, &formats[MLS_ACTIVATION], packed->errors.tensor_scale,
                                 &formats[MLS_ERROR]);
-    thread_pool_run(pool, packed->gradient_tasks, gradient_task, &work);
+    // Tiles together as long as every thread has two tasks.
+    int blocks = packed->activations.blocks;
+    work.tiles = blocks * packed->gradient_tiles / (2 * thread_pool_size(pool));
+    work.tiles = work.tiles < 1 ? 1 : minimum(minimum(work.tiles, packed->gradient_tiles), MOST_TILES);
+    int parts = (packed->gradient_tiles + work.tiles - 1) / work.tiles;
+    thread_pool_run(pool, blocks * parts, gradient_task, &work);
 }

@@ -72,9 +72,9 @@ struct packed_convolution {
     float *weight_maxima, *weight_scales;
     int8_t *weight_codes, *weight_planes;
     float weight_tensor_scale;
-    int gradient_tasks, threads;
+    int gradient_tiles, threads; // tiles: of a block of input channels
     size_t *gradient_offsets; // [Kh * Kw], bytes
-    float *gradient_totals;   // [task][taps][8][16]
+    float *gradient_totals;   // [block][tile][taps][8][16]
     int64_t *gradient_sums;   // the same, where all images are one group; else NULL
     float *scratch;           // per thread: Sg_1 * Sg_2 of two output blocks, [2][groups][16]
     uint8_t *workspace;       // of the errors' bytes, if it is our own

@@ -11,17 +11,30 @@
 
 // I = ((Y' with its `dropped` low bits cleared) >> shift), dropped = max(floor(log2 Y), low) - mantissa: the same number as
 // in struct quantizer's formula, whose clamps at `high` and at 65535 change nothing that `largest` does not cut off as well.
+//
+// Small formats with one bit of mantissa, rounded to nearest: I changes only at numbers of two bits of mantissa, so it is read
+// from a table by the exponent and these bits of |x| * 2^16 / (St * Sg) + 1/2, which is exact there (the half stands for the
+// rounding to Y, whose ties no such number can tell from it).
 struct quantizer_vectors {
     __m512i log_offset;     // 31 - mantissa
     __m512i fewest_dropped; // low - mantissa
     __m512i largest;
     __m128i shift;          // low - mantissa
+    __m512i tables[2];      // small: I by the low 5 bits of the index
+    __m512i first;          // small: the index below which I is 0
 };
+
+#define SMALL_SHIFT 21 // bits of a float behind two of the mantissa
+
+static bool is_small(const struct quantizer *q)
+{
+    return q->mantissa == 1 && q->low >= 13;
+}
 
 INLINE struct quantizer_vectors quantizer_load(const struct quantizer *q)
 {
-    return (struct quantizer_vectors){_mm512_set1_epi32(31 - q->mantissa), _mm512_set1_epi32(q->low - q->mantissa),
-                                      _mm512_set1_epi32(q->largest), _mm_cvtsi32_si128(q->low - q->mantissa)};
+    return (struct quantizer_vectors){.log_offset = _mm512_set1_epi32(31 - q->mantissa), .fewest_dropped = _mm512_set1_epi32(q->low - q->mantissa),
+                                      .largest = _mm512_set1_epi32(q->largest), .shift = _mm_cvtsi32_si128(q->low - q->mantissa)};
 }
 
 // 16 elements -> I as int32. reciprocal: 2^16 / (St * Sg). random: at least 15 bits a lane. POSITIVE: no element is negative.
@@ -39,6 +52,27 @@ INLINE __m512i quantize_16(const struct quantizer_vectors *q, __m512 x, __m512 r
     if (POSITIVE) return integer;
     __mmask16 negative = _mm512_movepi32_mask(_mm512_castps_si512(x));
     return _mm512_mask_sub_epi32(integer, negative, _mm512_setzero_si512(), integer);
+}
+
+// The tables, from the numbers themselves.
+INLINE void load_small(const struct quantizer *q, struct quantizer_vectors *v)
+{
+    const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), low_bits = _mm512_set1_epi32(31);
+    v->first = _mm512_set1_epi32((127 + q->low - 2) * 4 - 1); // half of the smallest step is 2^(low - 2)
+    for (int half = 0; half < 2; half++) {
+        __m512i at = _mm512_add_epi32(lanes, _mm512_set1_epi32(16 * half)); // the index after `first` that has these low bits
+        __m512i index = _mm512_add_epi32(v->first, _mm512_and_si512(_mm512_sub_epi32(at, v->first), low_bits));
+        __m512 y = _mm512_castsi512_ps(_mm512_slli_epi32(index, SMALL_SHIFT));
+        v->tables[half] = quantize_16(v, y, _mm512_set1_ps(1), _mm512_setzero_si512(), false, true);
+    }
+}
+
+// 16 elements, none negative, of a small format.
+INLINE __m512i quantize_small_16(const struct quantizer_vectors *q, __m512 x, __m512 reciprocal)
+{
+    __m512 y = _mm512_add_ps(_mm512_mul_ps(x, reciprocal), _mm512_set1_ps(0.5f));
+    __m512i index = _mm512_max_epi32(_mm512_srli_epi32(_mm512_castps_si512(y), SMALL_SHIFT), q->first);
+    return _mm512_permutex2var_epi32(q->tables[0], index, q->tables[1]);
 }
 
 // mls_random_hash of one position for the keys of 16 channels.
@@ -60,7 +94,7 @@ struct quantize_vectors {
 
 // What is known of a job when the code is compiled.
 struct variant {
-    bool stochastic, positive;
+    bool stochastic, positive, small;
     enum source_kind kind;
     enum piecewise activation;
 };
@@ -78,7 +112,8 @@ INLINE __m512i quantize_quad(const struct quantize_job *job, const struct quanti
             continue;
         }
         __m512 value = (__m512)source_value(&v->source, (size_t)(position + i), variant.kind, variant.activation, true);
-        codes[i] = quantize_16(&v->q, value, v->reciprocal, random[i], variant.stochastic, variant.positive);
+        codes[i] = variant.small ? quantize_small_16(&v->q, value, v->reciprocal)
+                                 : quantize_16(&v->q, value, v->reciprocal, random[i], variant.stochastic, variant.positive);
     }
     // 128-bit lane k, dword j: channels 4 k .. 4 k + 3 of pixel j.
     __m512i bytes = _mm512_packs_epi16(_mm512_packs_epi32(codes[0], codes[1]), _mm512_packs_epi32(codes[2], codes[3]));
@@ -203,29 +238,37 @@ INLINE void quantize_source(const struct quantize_job *job, const struct variant
                                  .reciprocal = _mm512_mul_ps(_mm512_loadu_ps(job->reciprocals), _mm512_set1_ps(65536.0f)),
                                  .first = _mm512_loadu_si512(job->first_keys), .second = _mm512_loadu_si512(job->second_keys),
                                  .zero_point = _mm512_set1_epi8((char)job->zero_point)};
+    if (variant.small) load_small(&job->quantizer, &v.q);
     if (job->width % 4 == 0)
         quantize_whole_quads(job, &v, variant);
     else
         quantize_rows(job, &v, variant);
 }
 
+static void quantize_small_avx512(const struct quantize_job *job)
+{
+#define BODY(kind, activation) quantize_source(job, (struct variant){false, true, true, kind, activation})
+    SOURCE_DISPATCH(&job->source, BODY);
+#undef BODY
+}
+
 static void quantize_positive_avx512(const struct quantize_job *job)
 {
-#define BODY(kind, activation) quantize_source(job, (struct variant){false, true, kind, activation})
+#define BODY(kind, activation) quantize_source(job, (struct variant){false, true, false, kind, activation})
     SOURCE_DISPATCH(&job->source, BODY);
 #undef BODY
 }
 
 static void quantize_nearest_avx512(const struct quantize_job *job)
 {
-#define BODY(kind, activation) quantize_source(job, (struct variant){false, false, kind, activation})
+#define BODY(kind, activation) quantize_source(job, (struct variant){false, false, false, kind, activation})
     SOURCE_DISPATCH(&job->source, BODY);
 #undef BODY
 }
 
 static void quantize_stochastic_avx512(const struct quantize_job *job)
 {
-#define BODY(kind, activation) quantize_source(job, (struct variant){true, false, kind, activation})
+#define BODY(kind, activation) quantize_source(job, (struct variant){true, false, false, kind, activation})
     SOURCE_DISPATCH(&job->source, BODY);
 #undef BODY
 }
@@ -243,6 +286,8 @@ void quantize_block_avx512(const struct quantize_job *job)
         kernels_scalar.quantize_block(job);
     else if (job->quantizer.stochastic)
         quantize_stochastic_avx512(job);
+    else if (job->zero_point == 0 && !job->quads && is_small(&job->quantizer))
+        quantize_small_avx512(job);
     else if (job->zero_point == 0 && !job->quads)
         quantize_positive_avx512(job);
     else

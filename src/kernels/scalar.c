@@ -122,6 +122,18 @@ static void gradient_image_sums_scalar(const struct gradient_job *job, int64_t *
     }
 }
 
+static void gradient_images_scalar(const struct gradient_job *job, float *totals)
+{
+    struct gradient_job one = *job;
+    for (int n = 0; n < job->images; n++, gradient_next_image(&one)) gradient_image_scalar(&one, totals);
+}
+
+static void gradient_images_sums_scalar(const struct gradient_job *job, int64_t *sums)
+{
+    struct gradient_job one = *job;
+    for (int n = 0; n < job->images; n++, gradient_next_image(&one)) gradient_image_sums_scalar(&one, sums);
+}
+
 static void direct_row_scalar(const struct direct_job *job, const float *input, int pixels, float *const outputs[2])
 {
     for (int block = 0; block < job->blocks; block++)
@@ -175,8 +187,8 @@ const struct kernel_set kernels_scalar = {
     .quantize_block = quantize_block_scalar,
     .quantize_run = quantize_run_scalar,
     .convolve_row = convolve_row_scalar,
-    .gradient_image = gradient_image_scalar,
-    .gradient_image_sums = gradient_image_sums_scalar,
+    .gradient_images = gradient_images_scalar,
+    .gradient_images_sums = gradient_images_sums_scalar,
     .direct_row = direct_row_scalar,
     .direct_gradient = direct_gradient_scalar,
     .dot_product_rounds = dot_product_rounds_scalar,

@@ -67,62 +67,63 @@ VECTORIZED static void total_block(const struct batch_normalization *norm, int i
 // ---------------------------------------------------------------------------------------------
 // Forward
 
-// Half a block: of this length a comparison is one instruction with AVX2 as well as with AVX-512 (base/vector.h).
-#define HALF 8
-typedef float half_float __attribute__((vector_size(4 * HALF)));
-typedef int32_t half_int __attribute__((vector_size(4 * HALF)));
-
-struct moments {
-    half_float sum, square, largest, smallest;
-};
-
-VECTOR_INLINE half_float load_half(const float *from)
-{
-    half_float v;
-    memcpy(&v, from, sizeof v);
-    return v;
-}
-
-VECTOR_INLINE half_float select_where(half_int mask, half_float a, half_float b)
-{
-    return (half_float)(((half_int)a & mask) | ((half_int)b & ~mask));
-}
-
-VECTOR_INLINE void add_moment(struct moments *m, half_float v)
-{
-    m->sum += v;
-    m->square += v * v;
-    m->largest = select_where(v > m->largest, v, m->largest);
-    m->smallest = select_where(v < m->smallest, v, m->smallest);
-}
-
-// Four partial results in turn over the pixels, so that they need not wait for each other.
-VECTOR_INLINE void sum_half(const float *x, int pixels, float *sums, float *extremes)
-{
-    struct moments m[4];
-#pragma GCC unroll 4
-    for (int k = 0; k < 4; k++) m[k] = (struct moments){{0}, {0}, load_half(x), load_half(x)};
-    int p = 0;
-    for (; p + 4 <= pixels; p += 4)
-#pragma GCC unroll 4
-        for (int k = 0; k < 4; k++) add_moment(&m[k], load_half(x + (size_t)(p + k) * BLOCK_CHANNELS));
-    for (; p < pixels; p++) add_moment(&m[0], load_half(x + (size_t)p * BLOCK_CHANNELS));
-    half_float sum = (m[0].sum + m[1].sum) + (m[2].sum + m[3].sum), square = (m[0].square + m[1].square) + (m[2].square + m[3].square);
-#pragma GCC unroll 3
-    for (int k = 1; k < 4; k++) {
-        m[0].largest = select_where(m[k].largest > m[0].largest, m[k].largest, m[0].largest);
-        m[0].smallest = select_where(m[k].smallest < m[0].smallest, m[k].smallest, m[0].smallest);
+// sum_lanes_LANES(x, pixels, sums, extremes): LANES channels of a block, in vectors of that length: 16 where the processor has
+// them, otherwise 8, of which a comparison is one instruction with AVX2 (base/vector.h). Four partial results in turn over the
+// pixels, so that they need not wait for each other.
+#define SUM_LANES(LANES)                                                                                           \
+    typedef float float_##LANES __attribute__((vector_size(4 * LANES)));                                           \
+    typedef int32_t int_##LANES __attribute__((vector_size(4 * LANES)));                                           \
+    struct moments_##LANES {                                                                                       \
+        float_##LANES sum, square, largest, smallest;                                                              \
+    };                                                                                                             \
+    VECTOR_INLINE float_##LANES select_##LANES(int_##LANES mask, float_##LANES a, float_##LANES b)                 \
+    {                                                                                                              \
+        return (float_##LANES)(((int_##LANES)a & mask) | ((int_##LANES)b & ~mask));                                \
+    }                                                                                                              \
+    VECTOR_INLINE void add_extremes_##LANES(struct moments_##LANES *m, float_##LANES large, float_##LANES small)   \
+    {                                                                                                              \
+        m->largest = select_##LANES(large > m->largest, large, m->largest);                                        \
+        m->smallest = select_##LANES(small < m->smallest, small, m->smallest);                                     \
+    }                                                                                                              \
+    VECTOR_INLINE void add_moment_##LANES(struct moments_##LANES *m, const float *x)                               \
+    {                                                                                                              \
+        float_##LANES v;                                                                                           \
+        memcpy(&v, x, sizeof v);                                                                                   \
+        m->sum += v;                                                                                               \
+        m->square += v * v;                                                                                        \
+        add_extremes_##LANES(m, v, v);                                                                             \
+    }                                                                                                              \
+    VECTOR_INLINE void sum_lanes_##LANES(const float *x, int pixels, float *sums, float *extremes)                 \
+    {                                                                                                              \
+        struct moments_##LANES m[4] = {0};                                                                         \
+        for (int k = 0; k < 4; k++) {                                                                              \
+            memcpy(&m[k].largest, x, sizeof m[k].largest);                                                         \
+            m[k].smallest = m[k].largest;                                                                          \
+        }                                                                                                          \
+        int p = 0;                                                                                                 \
+        for (; p + 4 <= pixels; p += 4)                                                                            \
+            for (int k = 0; k < 4; k++) add_moment_##LANES(&m[k], x + (size_t)(p + k) * BLOCK_CHANNELS);           \
+        for (; p < pixels; p++) add_moment_##LANES(&m[0], x + (size_t)p * BLOCK_CHANNELS);                         \
+        for (int k = 1; k < 4; k++) add_extremes_##LANES(&m[0], m[k].largest, m[k].smallest);                      \
+        float_##LANES sum = (m[0].sum + m[1].sum) + (m[2].sum + m[3].sum);                                         \
+        float_##LANES square = (m[0].square + m[1].square) + (m[2].square + m[3].square);                          \
+        memcpy(sums, &sum, sizeof sum);                                                                            \
+        memcpy(sums + BLOCK_CHANNELS, &square, sizeof square);                                                     \
+        memcpy(extremes, &m[0].largest, sizeof sum);                                                               \
+        memcpy(extremes + BLOCK_CHANNELS, &m[0].smallest, sizeof sum);                                             \
     }
-    memcpy(sums, &sum, sizeof sum);
-    memcpy(sums + BLOCK_CHANNELS, &square, sizeof square);
-    memcpy(extremes, &m[0].largest, sizeof sum);
-    memcpy(extremes + BLOCK_CHANNELS, &m[0].smallest, sizeof sum);
-}
+SUM_LANES(16)
+SUM_LANES(8)
 
-VECTORIZED static void sum_block(const float *x, int pixels, float sums[2 * BLOCK_CHANNELS], float extremes[2 * BLOCK_CHANNELS])
+VECTOR_INLINE void sum_block_body(const float *x, int pixels, float *sums, float *extremes, const bool native)
 {
-    for (int half = 0; half < BLOCK_CHANNELS; half += HALF) sum_half(x + half, pixels, sums + half, extremes + half);
+    if (native) {
+        sum_lanes_16(x, pixels, sums, extremes);
+        return;
+    }
+    for (int half = 0; half < BLOCK_CHANNELS; half += 8) sum_lanes_8(x + half, pixels, sums + half, extremes + half);
 }
+VECTORIZED_VERSIONS(static, sum_block, (const float *x, int pixels, float *sums, float *extremes), x, pixels, sums, extremes)
 
 void batch_normalization_sum_image(struct batch_normalization *norm, const float *x, int image)
 {
@@ -245,53 +246,74 @@ struct error_sums {
     vector_int largest;
 };
 
-VECTOR_INLINE void add_error(struct error_sums *sums, const struct source_vectors *s, vector_float mean, int pixel, enum piecewise activation,
-                             const bool native)
+VECTOR_INLINE void add_error(struct error_sums *sums, const struct source_vectors *s, vector_float mean, int pixel, vector_float d,
+                             enum piecewise activation, const bool native)
 {
-    vector_float x = vector_load(s->x + (size_t)pixel * BLOCK_CHANNELS), d = vector_load(s->delta + (size_t)pixel * BLOCK_CHANNELS);
+    vector_float x = vector_load(s->x + (size_t)pixel * BLOCK_CHANNELS);
     if (activation != PIECEWISE_LINEAR) d = piecewise_error(activation, x * s->multiplier + s->offset, d, native);
     sums->sum += d;
     sums->product += d * (x - mean);
     sums->largest = vector_maximum(sums->largest, d, native);
 }
 
+// The next pixel's error; where there are gates it passes them, in memory too.
+VECTOR_INLINE vector_float gated_error(float *delta, int pixel, vector_bits *gates, const bool GATED)
+{
+    vector_float d = vector_load(delta + (size_t)pixel * BLOCK_CHANNELS);
+    if (!GATED) return d;
+    d = vector_where((vector_int)*gates >> 31, d);
+    *gates <<= 1;
+    vector_store(delta + (size_t)pixel * BLOCK_CHANNELS, d);
+    return d;
+}
+
 // sums = {sum d, sum d * (x - mean)} with d = delta * activation'(m * x + o); largest = max |d|. Even and odd pixels apart.
-VECTOR_INLINE void sum_errors(const struct source *source, const float *mean, int pixels, float *sums, float *largest, enum piecewise activation,
-                              const bool native)
+VECTOR_INLINE void sum_errors(const struct source *source, float *delta, const int32_t *gates, const float *mean, int pixels, float *sums,
+                              float *largest, enum piecewise activation, const bool GATED, const bool native)
 {
     struct source_vectors s = source_open(source, SOURCE_NORMALIZED);
     vector_float middle = vector_load(mean);
     struct error_sums even = {{0}, {0}, {0}}, odd = {{0}, {0}, {0}};
-    int p = 0;
-    for (; p + 2 <= pixels; p += 2) {
-        add_error(&even, &s, middle, p, activation, native);
-        add_error(&odd, &s, middle, p + 1, activation, native);
+    vector_bits open = {0};
+    for (int first = 0; first < pixels; first += GATE_PIXELS) {
+        int p = first, end = first + GATE_PIXELS < pixels ? first + GATE_PIXELS : pixels;
+        if (GATED) memcpy(&open, gates + (size_t)(first / GATE_PIXELS) * BLOCK_CHANNELS, sizeof open);
+        for (; p + 2 <= end; p += 2) {
+            add_error(&even, &s, middle, p, gated_error(delta, p, &open, GATED), activation, native);
+            add_error(&odd, &s, middle, p + 1, gated_error(delta, p + 1, &open, GATED), activation, native);
+        }
+        if (p < end) add_error(&even, &s, middle, p, gated_error(delta, p, &open, GATED), activation, native);
     }
-    if (p < pixels) add_error(&even, &s, middle, p, activation, native);
     vector_store(largest, (vector_float)vector_maximum(even.largest, (vector_float)odd.largest, native));
     vector_store(sums, even.sum + odd.sum);
     vector_store(sums + BLOCK_CHANNELS, even.product + odd.product);
 }
 
-VECTOR_INLINE void sum_error_block_body(const struct source *source, const float *mean, int pixels, float *sums, float *largest, const bool native)
+VECTOR_INLINE void sum_error_block_body(const struct source *source, float *delta, const int32_t *gates, const float *mean, int pixels, float *sums,
+                                        float *largest, const bool native)
 {
-    if (source->activation == PIECEWISE_LINEAR)
-        sum_errors(source, mean, pixels, sums, largest, PIECEWISE_LINEAR, native);
+    if (gates && source->activation == PIECEWISE_LINEAR)
+        sum_errors(source, delta, gates, mean, pixels, sums, largest, PIECEWISE_LINEAR, true, native);
+    else if (gates)
+        sum_errors(source, delta, gates, mean, pixels, sums, largest, source->activation, true, native);
+    else if (source->activation == PIECEWISE_LINEAR)
+        sum_errors(source, delta, NULL, mean, pixels, sums, largest, PIECEWISE_LINEAR, false, native);
     else if (source->activation == PIECEWISE_RELU)
-        sum_errors(source, mean, pixels, sums, largest, PIECEWISE_RELU, native);
+        sum_errors(source, delta, NULL, mean, pixels, sums, largest, PIECEWISE_RELU, false, native);
     else
-        sum_errors(source, mean, pixels, sums, largest, source->activation, native);
+        sum_errors(source, delta, NULL, mean, pixels, sums, largest, source->activation, false, native);
 }
-VECTORIZED_VERSIONS(static, sum_error_block, (const struct source *source, const float *mean, int pixels, float *sums, float *largest), source, mean,
-                    pixels, sums, largest)
+VECTORIZED_VERSIONS(static, sum_error_block, (const struct source *source, float *delta, const int32_t *gates, const float *mean, int pixels, float *sums,
+                    float *largest), source, delta, gates, mean, pixels, sums, largest)
 
-void batch_normalization_sum_error_image(struct batch_normalization *norm, const float *x, const float *delta, enum piecewise activation,
-                                         int image)
+void batch_normalization_sum_error_image(struct batch_normalization *norm, const float *x, float *delta, const int32_t *gates,
+                                         enum piecewise activation, int image)
 {
     struct source map = batch_normalization_error_source(norm, x, delta, activation);
     for (int block = 0; block < norm->blocks; block++) {
         struct source source = source_of_block(&map, image, block, norm->blocks, (size_t)norm->plane);
-        sum_error_block(&source, norm->mean + block * BLOCK_CHANNELS, norm->plane, pair_at(norm, norm->sums, image, block),
+        sum_error_block(&source, delta + block_at(norm, image, block), gates ? gates + (size_t)block * gate_words((size_t)norm->plane) : NULL,
+                        norm->mean + block * BLOCK_CHANNELS, norm->plane, pair_at(norm, norm->sums, image, block),
                         norm->largest_errors + (image * norm->blocks + block) * BLOCK_CHANNELS);
     }
 }
@@ -351,7 +373,7 @@ static void sum_error_task(void *context, int image, int thread)
     struct batch_normalization *norm = work->norm;
     size_t start = block_at(norm, image, 0), size = block_at(norm, 1, 0);
     if (work->activation != ACTIVATION_LINEAR) activation_gradient(work->activation, work->y + start, work->delta + start, size);
-    batch_normalization_sum_error_image(norm, work->x, work->delta, work->piecewise, image);
+    batch_normalization_sum_error_image(norm, work->x, work->delta, NULL, work->piecewise, image);
 }
 
 static void write_error_task(void *context, int image, int thread)

@@ -45,9 +45,9 @@ void batch_normalization_maxima(const struct batch_normalization *norm, int imag
 // The output, still to be computed by its reader.
 struct source batch_normalization_source(const struct batch_normalization *norm, const float *x, enum piecewise activation);
 
-// First half of backward: sums of one image; delta = dL/dy, whole map.
-void batch_normalization_sum_error_image(struct batch_normalization *norm, const float *x, const float *delta, enum piecewise activation,
-                                         int image);
+// First half of backward: sums of one image; delta = dL/dy, whole map; gates of the image: see net/layer.h.
+void batch_normalization_sum_error_image(struct batch_normalization *norm, const float *x, float *delta, const int32_t *gates,
+                                         enum piecewise activation, int image);
 // Second half: adds dL/dscale and dL/dbias to the gradients, sets the coefficients.
 bool batch_normalization_error_statistics(struct batch_normalization *norm, int images, struct error *error);
 // dL/dx, still to be computed by its reader.

@@ -36,6 +36,16 @@ static inline size_t shape_stored(struct shape s)
     return blocked_channels(s.channels) * shape_pixels(s);
 }
 
+// Gates of a ReLU: one bit for each number of a map, [images][blocks][pixels / 32, rounded up][16]: of a word the highest bit is
+// that of the first of 32 pixels; 1: open.
+#define GATE_PIXELS 32
+
+// Words of a block.
+static inline size_t gate_words(size_t pixels)
+{
+    return (pixels + GATE_PIXELS - 1) / GATE_PIXELS * BLOCK_CHANNELS;
+}
+
 struct layer;
 struct network;
 
@@ -101,8 +111,10 @@ struct layer {
     bool can_defer;            // can leave its output as a source
     bool is_alias;             // only another name for inputs[0], which those that name this layer get instead
     bool keeps_delta;          // backward leaves delta as it was
-    // If not NULL: called for each image by the last writer of delta, while that image is in the cache. It reads `raw`.
-    void (*delta_ready)(struct layer *layer, int image);
+    // If not NULL: called for each image by the last writer of delta, while that image is in the cache. It reads `delta_reads`.
+    // `gates`, if not NULL, are those of the image: delta is first to be set to 0 where they are shut.
+    void (*delta_ready)(struct layer *layer, int image, const int32_t *gates);
+    const float *delta_reads;
 
     size_t extra_memory;       // bytes the layer allocated itself, for `summary`
     double multiply_adds;      // per image, one forward pass, for `summary`
@@ -117,6 +129,8 @@ struct layer_type {
     // layers with `from`/`layers` options replace them with layer_set_inputs), sets output_shape, registers
     // parameters and allocates state. Problems go to diagnostics with the section's line.
     bool (*create)(struct layer *layer, struct diagnostics *diagnostics);
+    // Called when the arrays of all layers are there; may be NULL.
+    bool (*arrays_known)(struct layer *layer, struct diagnostics *diagnostics);
     // output = f(inputs).
     bool (*forward)(struct layer *layer, const struct pass *pass, struct error *error);
     // From layer->delta: parameter gradients are added to, and the deltas of the inputs written (see

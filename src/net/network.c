@@ -40,7 +40,7 @@ float *layer_input_delta(struct layer *layer, int i, bool *accumulate)
 static void call_delta_ready(void *context, int image)
 {
     struct layer *layer = context;
-    layer->delta_ready(layer, image);
+    layer->delta_ready(layer, image, NULL);
 }
 
 struct delta_target layer_delta_target(struct layer *layer, int i)
@@ -50,7 +50,7 @@ struct delta_target layer_delta_target(struct layer *layer, int i)
     target.values = layer_input_delta(layer, i, &target.accumulate);
     if (!target.values || !input->delta_ready || input->delta_written_count < input->delta_writers) return target;
     input->delta_seen = true;
-    target.done = (struct image_done){call_delta_ready, input, input->raw, shape_stored(input->output_shape)};
+    target.done = (struct image_done){call_delta_ready, input, input->delta_reads, shape_stored(input->output_shape)};
     return target;
 }
 
@@ -259,9 +259,15 @@ static bool allocate_maps(struct network *network, struct diagnostics *diagnosti
     }
     if (good) good = (network->scores = memory_allocate(images * shape_size(network->output_layer->output_shape), sizeof(float), &error)) != NULL;
     if (good && !first->reads_planar) network->blocked_input = memory_allocate(images * shape_stored(network->input_shape), sizeof(float), &error);
-    if (good && (network->blocked_input || first->reads_planar)) return true;
-    diagnostics_add(diagnostics, 1, "net", "%s", error.message);
-    return false;
+    if (!good || !(network->blocked_input || first->reads_planar)) {
+        diagnostics_add(diagnostics, 1, "net", "%s", error.message);
+        return false;
+    }
+    for (int i = 0; i < network->layer_count; i++) {
+        struct layer *layer = network->layers[i];
+        if (layer->type->arrays_known && !layer->type->arrays_known(layer, diagnostics)) return false;
+    }
+    return true;
 }
 
 // Adds the layer of one section. false if its shape is not known, so that nothing can follow.
@@ -420,8 +426,9 @@ static void lap_layer(struct network *network, const struct layer *layer, enum p
     size_t values = shape_size(layer->output_shape);
     for (int i = 0; i < layer->input_count; i++) values += shape_size(layer_input_shape(layer, i));
     if (part == PART_BACKWARD) values += shape_size(layer->output_shape);
-    bool parts = strcmp(layer->type->name, "convolutional") == 0; // gives all that it does to parts of its own
-    profile_lap(network->profile, layer->index, part, 0, parts ? 0 : 4.0 * (double)values * network->max_images, false);
+    // [convolutional] gives all that it does to parts of its own; backward may have been done by the layer above.
+    bool nothing = strcmp(layer->type->name, "convolutional") == 0 || (part == PART_BACKWARD && layer->delta_seen);
+    profile_lap(network->profile, layer->index, part, 0, nothing ? 0 : 4.0 * (double)values * network->max_images, false);
 }
 
 static void block_input_task(void *context, int image, int thread)

@@ -165,7 +165,7 @@ static bool create_mode(struct layer *layer, struct convolutional *c, struct dia
     return good;
 }
 
-static void delta_ready(struct layer *layer, int image);
+static void delta_ready(struct layer *layer, int image, const int32_t *gates);
 
 // What the layer can do for its neighbours (net/layer.h).
 static void set_abilities(struct layer *layer, struct convolutional *c)
@@ -293,10 +293,17 @@ static void sum_image(void *context, int image)
     batch_normalization_sum_image(&c->norm, layer->raw, image);
 }
 
-static void delta_ready(struct layer *layer, int image)
+static void delta_ready(struct layer *layer, int image, const int32_t *gates)
 {
     struct convolutional *c = layer->state;
-    batch_normalization_sum_error_image(&c->norm, layer->raw, layer->delta, c->piecewise, image);
+    batch_normalization_sum_error_image(&c->norm, layer->raw, layer->delta, gates, c->piecewise, image);
+}
+
+static bool arrays_known(struct layer *layer, struct diagnostics *diagnostics)
+{
+    (void)diagnostics;
+    layer->delta_reads = layer->raw;
+    return true;
 }
 
 // Ends a part of the step: `inputs` arrays of the input's size and `outputs` of the output's were read or written, 4 bytes
@@ -549,7 +556,7 @@ static void bias_gradient_task(void *context, int block, int thread)
 static void delta_ready_task(void *context, int image, int thread)
 {
     (void)thread;
-    delta_ready(context, image);
+    delta_ready(context, image, NULL);
 }
 
 // dL/dy -> dL/dz: left to the readers of delta where they can, else written to delta.
@@ -583,5 +590,5 @@ static bool backward(struct layer *layer, const struct pass *pass, struct error 
 const struct layer_type convolutional_layer_type = {
     .name = "convolutional", .alias = "conv", .help = "convolution, with batch normalization and activation",
     .options = options, .settings_size = sizeof(struct convolutional_settings),
-    .create = create, .forward = forward, .backward = backward, .destroy = destroy, .describe = describe,
+    .create = create, .arrays_known = arrays_known, .forward = forward, .backward = backward, .destroy = destroy, .describe = describe,
 };

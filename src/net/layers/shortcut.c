@@ -25,6 +25,7 @@ struct shortcut {
     enum activation activation;
     struct shape from;
     int step, spread; // output pixel (y * spread, x * spread) takes from's pixel (y * step, x * step)
+    int32_t *gates;   // of the ReLU, where backward is done in place (arrays_known); NULL otherwise
 };
 
 struct work {
@@ -80,34 +81,48 @@ VECTOR_INLINE vector_int first_lanes(int lanes)
     return v;
 }
 
-// y = a + b, then ReLU or nothing; maximum[16] = max |y| of each lane.
-VECTOR_INLINE void add_block(const struct source *first, const struct source *second, size_t pixels, float *y, float *maximum, bool relu,
+// What to make of a sum: y, then its ReLU or not; maximum[16] = max |y| of each lane; gates of the ReLU unless NULL.
+struct sum {
+    float *y, *maximum;
+    int32_t *gates;
+    bool relu;
+};
+
+// y = a + b
+VECTOR_INLINE void add_block(const struct source *first, const struct source *second, size_t pixels, const struct sum *sum,
                              enum source_kind kind1, enum source_kind kind2, const bool native)
 {
     struct source_vectors a = source_open(first, kind1), b = source_open(second, kind2);
-    vector_int largest = {0};
+    vector_int largest = {0}, gates = {0};
+    float *y = sum->y;
+    int32_t *to = sum->gates;
     for (size_t p = 0; p < pixels; p++) {
         vector_float v = source_value(&a, p, kind1, first->activation, native) + source_value(&b, p, kind2, second->activation, native);
-        if (relu) v = vector_rectify(v, native);
+        if (sum->relu) v = vector_rectify(v, native);
         __builtin_prefetch(y + (p + 16) * BLOCK_CHANNELS, 1);
         vector_store(y + p * BLOCK_CHANNELS, v);
         largest = vector_maximum(largest, v, native);
+        if (!to) continue;
+        gates = (vector_int)((vector_bits)gates << 1) - vector_positive(v, native);
+        if (p % GATE_PIXELS + 1 == GATE_PIXELS || p + 1 == pixels) {
+            gates = (vector_int)((vector_bits)gates << (int)(GATE_PIXELS - 1 - p % GATE_PIXELS));
+            memcpy(to, &gates, sizeof gates);
+            to += BLOCK_CHANNELS;
+        }
     }
-    vector_store(maximum, (vector_float)largest);
+    vector_store(sum->maximum, (vector_float)largest);
 }
 
-VECTOR_INLINE void add_sources_body(const struct source *a, const struct source *b, size_t pixels, float *y, float *maximum, bool relu,
-                                    const bool native)
+VECTOR_INLINE void add_sources_body(const struct source *a, const struct source *b, size_t pixels, const struct sum *sum, const bool native)
 {
     if (a->kind == SOURCE_NORMALIZED && b->kind == SOURCE_PLAIN)
-        add_block(a, b, pixels, y, maximum, relu, SOURCE_NORMALIZED, SOURCE_PLAIN, native);
+        add_block(a, b, pixels, sum, SOURCE_NORMALIZED, SOURCE_PLAIN, native);
     else if (a->kind == SOURCE_NORMALIZED)
-        add_block(a, b, pixels, y, maximum, relu, SOURCE_NORMALIZED, SOURCE_NORMALIZED, native);
+        add_block(a, b, pixels, sum, SOURCE_NORMALIZED, SOURCE_NORMALIZED, native);
     else
-        add_block(a, b, pixels, y, maximum, relu, a->kind, b->kind, native);
+        add_block(a, b, pixels, sum, a->kind, b->kind, native);
 }
-VECTORIZED_VERSIONS(static, add_sources, (const struct source *a, const struct source *b, size_t pixels, float *y, float *maximum, bool relu),
-                    a, b, pixels, y, maximum, relu)
+VECTORIZED_VERSIONS(static, add_sources, (const struct source *a, const struct source *b, size_t pixels, const struct sum *sum), a, b, pixels, sum)
 
 // Channels of a block that `from` has.
 static int shared_lanes(const struct shortcut *s, int block)
@@ -159,7 +174,8 @@ static void forward_task(void *context, int image, int thread)
         if (shared_lanes(s, block) > 0)
             b = source_of_block(&work->sources[1], image, block, blocked_count(s->from.channels), shape_pixels(s->from));
         if (same_shape(s, to)) {
-            add_sources(&a, &b, plane, y, maximum, relu);
+            struct sum sum = {y, maximum, s->gates ? s->gates + number * gate_words(plane) : NULL, relu};
+            add_sources(&a, &b, plane, &sum);
         } else {
             add_subsampled(s, to, &a, &b, shared_lanes(s, block), y, maximum, relu);
         }
@@ -242,22 +258,56 @@ static void backward_task(void *context, int image, int thread)
         if (work->targets[i].done.function) work->targets[i].done.function(work->targets[i].done.context, image);
 }
 
+// Whether the input's delta is complete when this layer has written it.
+static bool is_complete(const struct layer *input)
+{
+    return input && input->delta && input->delta_ready && input->delta_writers == 1;
+}
+
+// Both inputs share the array of delta: backward changes one image in place, as soon as it is complete. The ReLU is left to
+// the first input, which reads the errors anyway (arrays_known).
+static void delta_ready(struct layer *layer, int image, const int32_t *none)
+{
+    (void)none; // only a shortcut has gates, and it does not read another one first
+    const struct shortcut *s = layer->state;
+    size_t words = (size_t)blocked_count(layer->output_shape.channels) * gate_words(shape_pixels(layer->output_shape));
+    layer->inputs[0]->delta_ready(layer->inputs[0], image, s->gates ? s->gates + (size_t)image * words : NULL);
+    if (is_complete(layer->inputs[1])) layer->inputs[1]->delta_ready(layer->inputs[1], image, NULL);
+}
+
+static bool arrays_known(struct layer *layer, struct diagnostics *diagnostics)
+{
+    struct shortcut *s = layer->state;
+    const struct layer *first = layer->inputs[0], *second = layer->inputs[1];
+    bool in_place = layer->delta && first->delta == layer->delta && (!second || !second->delta || second->delta == layer->delta);
+    bool relu = s->activation == ACTIVATION_RELU;
+    if (!in_place || !same_shape(s, layer->output_shape) || !is_complete(first) || !first->raw) return true;
+    if (!relu && s->activation != ACTIVATION_LINEAR) return true;
+    layer->delta_ready = delta_ready;
+    layer->delta_reads = first->raw;
+    size_t blocks = (size_t)layer->network->max_images * (size_t)blocked_count(layer->output_shape.channels);
+    if (relu) s->gates = layer_allocate(layer, blocks * gate_words(shape_pixels(layer->output_shape)), sizeof *s->gates, diagnostics);
+    return !relu || s->gates;
+}
+
 static bool backward(struct layer *layer, const struct pass *pass, struct error *error)
 {
     (void)error;
     struct work work = {.layer = layer};
     for (int i = 0; i < 2; i++) work.targets[i] = layer_delta_target(layer, i);
-    thread_pool_run(pass->pool, pass->images, backward_task, &work);
+    if (!layer->delta_seen) thread_pool_run(pass->pool, pass->images, backward_task, &work);
     return true;
 }
 
 static void destroy(struct layer *layer)
 {
-    memory_release(layer->state);
+    struct shortcut *s = layer->state;
+    if (s) memory_release(s->gates);
+    memory_release(s);
 }
 
 const struct layer_type shortcut_layer_type = {
     .name = "shortcut", .help = "adds the output of an earlier layer", .options = options,
     .settings_size = sizeof(struct shortcut_settings),
-    .create = create, .forward = forward, .backward = backward, .destroy = destroy,
+    .create = create, .arrays_known = arrays_known, .forward = forward, .backward = backward, .destroy = destroy,
 };
