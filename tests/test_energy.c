@@ -278,11 +278,14 @@ static void test_darknet_layers(void **state)
     operations_release(&o);
     release(&b);
     static const struct { const char *layer; double forward[3], backward[3]; } costs[] = { // additions, comparisons, multiplications
-        {"[cost]\n", {2, 0, 1}, {1, 0, 2}}, {"[cost]\ntype=L1\nscale=2\n", {2, 0, 1}, {1, 1, 2}}, {"[cost]\ntype=smooth\n", {3, 1, 1}, {1, 1, 2}}};
+        {"[cost]\n", {2, 0, 1}, {1, 0, 2}},
+        {"[cost]\ntype=L1\nscale=2\n", {2, 0, 1}, {1, 1, 2}},
+        {"[cost]\ntype=smooth\n", {3, 1, 1}, {1, 1, 2}}};
     static const enum unit_type types[3] = {FLOAT_ADD, INTEGER_ADD, FLOAT_MULTIPLY};
     for (size_t i = 0; i < sizeof costs / sizeof costs[0]; i++) {
         char text[256];
-        snprintf(text, sizeof text, "[net]\nbatch=3\nheight=6\nwidth=6\nchannels=2\n[connected]\noutput=5\n[connected]\noutput=7\n%s", costs[i].layer);
+        snprintf(text, sizeof text, "[net]\nbatch=3\nheight=6\nwidth=6\nchannels=2\n[connected]\noutput=5\n[connected]\noutput=7\n%s",
+                 costs[i].layer);
         build(&b, text);
         o = count(b.network, true, NULL);
         assert_true(counted(&o, 2, IN_FORWARD, OTHER) == 3 * 7 && counted(&o, 2, IN_BACKWARD, OTHER) == 3 * 7);

@@ -492,7 +492,8 @@ static void test_cache_bound(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_folders), cmocka_unit_test(test_list), cmocka_unit_test(test_darknet_list),
-                                       cmocka_unit_test(test_without_pictures), cmocka_unit_test(test_data_file), cmocka_unit_test(test_loader), cmocka_unit_test(test_crops),
+                                       cmocka_unit_test(test_without_pictures), cmocka_unit_test(test_data_file),
+                                       cmocka_unit_test(test_loader), cmocka_unit_test(test_crops),
                                        cmocka_unit_test(test_bad_pictures), cmocka_unit_test(test_bad_test_pictures),
                                        cmocka_unit_test(test_cache_bound)};
     return cmocka_run_group_tests(tests, NULL, NULL);
