@@ -99,7 +99,7 @@ int command_summary(int argc, char **argv)
     enum arguments_result result = arguments_parse(argc, argv, "CFG [options]", table);
     if (result != ARGUMENTS_GO_ON) return (int)result;
     struct session session;
-    request.for_training = true;
+    request.for_training = request.loss_optional = true;
     int status = session_open(&session, &request);
     if (status == 0) json ? print_json(session.network) : print_table(session.network);
     session_close(&session);

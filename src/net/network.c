@@ -290,7 +290,7 @@ static bool add_layer(struct network *network, struct cfg_section *section, stru
     return good;
 }
 
-static void find_ends(struct network *network, struct diagnostics *diagnostics)
+static void find_ends(struct network *network, bool needs_loss, struct diagnostics *diagnostics)
 {
     for (int i = 0; i < network->layer_count; i++) {
         struct layer *layer = network->layers[i];
@@ -301,13 +301,13 @@ static void find_ends(struct network *network, struct diagnostics *diagnostics)
     if (strcmp(network->output_layer->type->name, "cost") == 0) {
         network->loss_layer = network->output_layer;
         network->output_layer = network->loss_layer->inputs[0] ? network->loss_layer->inputs[0] : network->loss_layer;
-    } else if (network->for_training) {
+    } else if (needs_loss) {
         diagnostics_add(diagnostics, network->output_layer->section->line, network->output_layer->section->name,
                         "the last layer has no loss to train with: expected [softmax] or [cost]");
     }
 }
 
-static bool add_layers(struct network *network, struct cfg *cfg, struct diagnostics *diagnostics)
+static bool add_layers(struct network *network, struct cfg *cfg, bool needs_loss, struct diagnostics *diagnostics)
 {
     int before = diagnostics->count;
     bool shapes_known = true;
@@ -329,7 +329,7 @@ static bool add_layers(struct network *network, struct cfg *cfg, struct diagnost
         diagnostics_add(diagnostics, 1, "net", "no layer follows: expected at least one layer section");
         return false;
     }
-    find_ends(network, diagnostics);
+    find_ends(network, needs_loss, diagnostics);
     return diagnostics->count == before && allocate_maps(network, diagnostics);
 }
 
@@ -348,6 +348,7 @@ static bool configure(struct network *network, const struct network_request *req
     if (!network->kernels)
         diagnostics_add(diagnostics, 1, "net", "kernel=%s: unknown or not supported by this processor; see `mlsnet kernels`",
                         kernel);
+    if (settings->batch_norm_epsilon != OPTION_UNSET) network->batch_norm_epsilon = (enum batch_norm_epsilon)settings->batch_norm_epsilon;
     return network->kernels != NULL;
 }
 
@@ -364,7 +365,7 @@ static bool build(struct network *network, struct cfg *cfg, const struct network
         diagnostics_add(diagnostics, 1, "net", "%s", error.message);
         return false;
     }
-    if (!add_layers(network, cfg, diagnostics)) return false;
+    if (!add_layers(network, cfg, request->for_training && !request->loss_optional, diagnostics)) return false;
     int threads = thread_pool_size(network->pool);
     network->scratch = memory_allocate((size_t)threads, network->scratch_bytes, &error);
     network->workspace = memory_allocate(network->workspace_bytes, 1, &error);
@@ -481,6 +482,11 @@ bool network_backward(struct network *network, const struct pass *pass, struct e
         lap_layer(network, layer, PART_BACKWARD);
     }
     return true;
+}
+
+void network_use_batch_norm_epsilon(struct network *network, enum batch_norm_epsilon epsilon)
+{
+    if (network->settings.batch_norm_epsilon == OPTION_UNSET) network->batch_norm_epsilon = epsilon;
 }
 
 void network_clear_gradients(struct network *network)

@@ -21,7 +21,7 @@
 #include "net/operations.h"
 
 struct convolutional_settings {
-    int filters, size, stride, pad, padding, groups, batch_normalize, activation;
+    int filters, size, stride, pad, padding, groups, batch_normalize, activation, binary, xnor;
     float initial_deviation;
     struct mls_settings mls;
 };
@@ -41,7 +41,10 @@ static const struct option_description options[] = {
     {"activation", OPTION_CHOICE, AT(activation), 0, 0, "logistic", ACTIVATION_NAMES, "activation function"},
     {"initial_deviation", OPTION_FLOAT, AT(initial_deviation), 0, 100, NULL, NULL,
      "standard deviation of the initial weights; not given: sqrt(2 / (window * filters)), He's by fan-out"},
-    IGNORED("flipped"), IGNORED("binary"), IGNORED("xnor"), IGNORED("dot"),
+    {"binary", OPTION_BOOL, AT(binary), 0, 1, "0", NULL, "Darknet's binary weights: only 0"},
+    {"xnor", OPTION_BOOL, AT(xnor), 0, 1, "0", NULL, "Darknet's binary weights and inputs: only 0"},
+    {"flipped", OPTION_IGNORED, 0, 0, 0, NULL, NULL, "tells how weights stand in a .weights file (train/darknet_weights.h)"},
+    IGNORED("dot"),
     {0},
 };
 // clang-format on
@@ -187,6 +190,10 @@ static bool create(struct layer *layer, struct diagnostics *diagnostics)
     struct convolutional_settings *settings = layer->settings;
     struct convolutional *c = layer->state = layer_allocate(layer, 1, sizeof *c, diagnostics);
     if (!c || !options_read(mls_option_table, layer->section, &settings->mls, diagnostics)) return false;
+    if (settings->binary || settings->xnor) {
+        diagnostics_add(diagnostics, layer->section->line, layer->section->name, "binary=1 and xnor=1 are not supported");
+        return false;
+    }
     struct shape in = layer->input_shape;
     c->activation = (enum activation)settings->activation;
     c->normalize = settings->batch_normalize;

@@ -50,10 +50,11 @@ static bool create(struct layer *layer, struct diagnostics *diagnostics)
     s->from = from;
     s->step = from.width >= to.width ? from.width / to.width : 1;
     s->spread = to.width > from.width ? to.width / from.width : 1;
-    bool fits = from.width * s->spread == to.width * s->step && from.height * s->spread == to.height * s->step;
+    // As Darknet the ratios are rounded down, so that borders may be left out.
+    bool fits = from.height / to.height == from.width / to.width && to.height / from.height == to.width / from.width;
     if (!fits) {
         diagnostics_add(diagnostics, layer->section->line, layer->section->name,
-                        "from=%d: %d x %d pixels do not fit %d x %d: expected a whole ratio, the same for both", settings->from,
+                        "from=%d: %d x %d pixels do not fit %d x %d: expected the same ratio, rounded down, for both", settings->from,
                         from.height, from.width, to.height, to.width);
         return false;
     }
@@ -67,7 +68,7 @@ static bool create(struct layer *layer, struct diagnostics *diagnostics)
 
 static bool same_shape(const struct shortcut *s, struct shape to)
 {
-    return s->step == 1 && s->spread == 1 && s->from.channels == to.channels;
+    return s->from.height == to.height && s->from.width == to.width && s->from.channels == to.channels;
 }
 
 // All ones in the first `lanes` lanes.
@@ -130,17 +131,24 @@ static int shared_lanes(const struct shortcut *s, int block)
     return left < 0 ? 0 : left < BLOCK_CHANNELS ? left : BLOCK_CHANNELS;
 }
 
+// Rows (or columns) of the output that take something: those that `from` reaches.
+static int reached(int to, int from, int spread)
+{
+    return from * spread < to ? from * spread : to;
+}
+
 // The general form: y = a + what of b is subsampled or spread out, in the first `lanes` channels.
 VECTORIZED static void add_subsampled(const struct shortcut *s, struct shape to, const struct source *first, const struct source *second, int lanes,
                                       float *y, float *maximum, bool relu)
 {
     struct source_vectors a = source_open(first, first->kind), b = source_open(second, second->kind);
     vector_int shared = first_lanes(lanes), largest = {0};
+    int rows = lanes > 0 ? reached(to.height, s->from.height, s->spread) : 0, columns = reached(to.width, s->from.width, s->spread);
     for (int r = 0; r < to.height; r++)
         for (int c = 0; c < to.width; c++) {
             size_t p = (size_t)(r * to.width + c), q = (size_t)(r / s->spread * s->step * s->from.width + c / s->spread * s->step);
             vector_float v = source_value(&a, p, first->kind, first->activation, false);
-            if (lanes > 0 && r % s->spread == 0 && c % s->spread == 0)
+            if (r < rows && c < columns && r % s->spread == 0 && c % s->spread == 0)
                 v += vector_where(shared, source_value(&b, q, second->kind, second->activation, false));
             if (relu) v = vector_rectify(v, false);
             vector_store(y + p * BLOCK_CHANNELS, v);
@@ -204,8 +212,9 @@ VECTORIZED_VERSIONS(static, spread_errors, (const float *delta, const float *y, 
 VECTORIZED static void spread_subsampled(const struct shortcut *s, struct shape to, const float *delta, int lanes, float *b)
 {
     vector_int shared = first_lanes(lanes);
-    for (int r = 0; r < to.height; r += s->spread)
-        for (int c = 0; c < to.width; c += s->spread) {
+    int rows = reached(to.height, s->from.height, s->spread), columns = reached(to.width, s->from.width, s->spread);
+    for (int r = 0; r < rows; r += s->spread)
+        for (int c = 0; c < columns; c += s->spread) {
             float *pixel = b + (r / s->spread * s->step * s->from.width + c / s->spread * s->step) * BLOCK_CHANNELS;
             vector_float d = vector_load(delta + (r * to.width + c) * BLOCK_CHANNELS);
             vector_store(pixel, vector_load(pixel) + vector_where(shared, d));
