@@ -1,27 +1,8 @@
 #!/usr/bin/env bash
-# Darknet's files on the command line: convert both ways, eval, predict and train from .weights. Prints lines as cmocka does.
-# $MLSNET is the program.
-set -uo pipefail
-cd "$(dirname "$0")/.."
-MLSNET=${MLSNET:-./mlsnet}
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-failures=0
-unset MLSNET_DATA
+# Darknet's files on the command line: convert both ways, eval, predict and train from .weights.
+cd "$(dirname "$0")/.." && . tests/testing.bash
 golden=tests/golden/darknet
 
-ok() { echo "[       OK ] $1"; }
-bad() { echo "[  FAILED  ] $1: ${2:-}"; failures=$((failures + 1)); }
-check() { # NAME COMMAND...
-  local name=$1; shift
-  if "$@"; then ok "$name"; else bad "$name" "$*"; fi
-}
-refused() { # NAME STATUS TEXT COMMAND...
-  local name=$1 status=$2 text=$3; shift 3
-  "$@" >"$work/out" 2>"$work/err"
-  local found=$?
-  if [ $found = "$status" ] && [ "$(wc -l <"$work/err")" = 1 ] && grep -q -- "$text" "$work/err"; then ok "$name"; else bad "$name" "status $found, $(cat "$work/err")"; fi
-}
 convert() { "$MLSNET" convert "$@"; }
 
 for name in layers trunk trunk-0.2.5; do
@@ -147,7 +128,7 @@ check "... and only where it was asked for" bash -c "! grep -aq batch_norm_epsil
 
 head -c 4000 $golden/layers.weights >"$work/short.weights"
 cat $golden/layers.weights /dev/zero 2>/dev/null | head -c 9000 >"$work/long.weights"
-refused "too short" 1 "ends within layer 8 \[convolutional\]: layers.8.conv.weight" "$MLSNET" convert "$work/short.weights" "$work/x.safetensors" --cfg $golden/layers.cfg
+refused "too short" 1 "ends within layer 8 [convolutional]: layers.8.conv.weight" "$MLSNET" convert "$work/short.weights" "$work/x.safetensors" --cfg $golden/layers.cfg
 refused "too long" 1 "bytes too many behind the last layer with weights, layer 16" "$MLSNET" convert "$work/long.weights" "$work/x.safetensors" --cfg $golden/layers.cfg
 check "nothing was written" [ ! -e "$work/x.safetensors" ]
 refused "convert without --cfg" 2 "--cfg is missing" "$MLSNET" convert $golden/layers.weights "$work/x.safetensors"

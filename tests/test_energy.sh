@@ -1,19 +1,7 @@
 #!/usr/bin/env bash
 # `mlsnet energy` from end to end: its three forms of output agree, options reach it, bad input is one line and status 2.
-# Prints lines as cmocka does, so that scripts/run-tests counts them. $MLSNET is the program.
-set -uo pipefail
-cd "$(dirname "$0")/.."
-MLSNET=${MLSNET:-./mlsnet}
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-failures=0
+cd "$(dirname "$0")/.." && . tests/testing.bash
 
-ok() { echo "[       OK ] $1"; }
-bad() { echo "[  FAILED  ] $1: ${2:-}"; failures=$((failures + 1)); }
-check() { # NAME COMMAND...
-  local name=$1; shift
-  if "$@"; then ok "$name"; else bad "$name" "$*"; fi
-}
 refused() { # NAME EXPECTED-TEXT ARGUMENTS...: status 2, one line on stderr, nothing on stdout
   local name=$1 text=$2; shift 2
   "$MLSNET" energy "$@" >"$work/out" 2>"$work/err"

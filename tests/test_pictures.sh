@@ -1,26 +1,7 @@
 #!/usr/bin/env bash
 # Picture files from the command line: folders, lists, Darknet's .data files, bad pictures, evaluation against one written
-# independently. Prints lines as cmocka does, so that scripts/run-tests counts them. $MLSNET is the program.
-set -uo pipefail
-cd "$(dirname "$0")/.."
-MLSNET=${MLSNET:-./mlsnet}
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-failures=0
-unset MLSNET_DATA
-
-ok() { echo "[       OK ] $1"; }
-bad() { echo "[  FAILED  ] $1: ${2:-}"; failures=$((failures + 1)); }
-check() { # NAME COMMAND...
-  local name=$1; shift
-  if "$@"; then ok "$name"; else bad "$name" "$*"; fi
-}
-refused() { # NAME STATUS TEXT COMMAND...
-  local name=$1 status=$2 text=$3; shift 3
-  "$@" >"$work/out" 2>"$work/err"
-  local found=$?
-  if [ $found = "$status" ] && [ "$(wc -l <"$work/err")" = 1 ] && grep -q -- "$text" "$work/err"; then ok "$name"; else bad "$name" "status $found, $(cat "$work/err")"; fi
-}
+# independently.
+cd "$(dirname "$0")/.." && . tests/testing.bash
 
 data=$work/data
 python3 tests/make_picture_data.py "$data"

@@ -1,14 +1,7 @@
 #!/usr/bin/env bash
-# `mlsnet summary` reads every cfg file that comes with the program, [data] and all. Prints lines as cmocka does. $MLSNET is the program.
-set -uo pipefail
-cd "$(dirname "$0")/.."
-MLSNET=${MLSNET:-./mlsnet}
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-failures=0
+# `mlsnet summary` reads every cfg file that comes with the program, [data] and all.
+cd "$(dirname "$0")/.." && . tests/testing.bash
 
-ok() { echo "[       OK ] $1"; }
-bad() { echo "[  FAILED  ] $1: ${2:-}"; failures=$((failures + 1)); }
 # A batch of one picture spares the memory of the maps.
 summary() { "$MLSNET" summary "$1" --set batch=1 --set subdivisions=1 >"$work/out" 2>"$work/err"; }
 

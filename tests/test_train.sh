@@ -1,20 +1,6 @@
 #!/usr/bin/env bash
-# End to end: training, threads, kernels, stop and resume, SIGKILL at random moments, bad input. Prints lines as cmocka
-# does, so that scripts/run-tests counts them. $MLSNET is the program.
-set -uo pipefail
-cd "$(dirname "$0")/.."
-MLSNET=${MLSNET:-./mlsnet}
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-failures=0
-unset MLSNET_DATA
-
-ok() { echo "[       OK ] $1"; }
-bad() { echo "[  FAILED  ] $1: ${2:-}"; failures=$((failures + 1)); }
-check() { # NAME COMMAND...
-  local name=$1; shift
-  if "$@"; then ok "$name"; else bad "$name" "$*"; fi
-}
+# End to end: training, threads, kernels, stop and resume, SIGKILL at random moments, bad input.
+cd "$(dirname "$0")/.." && . tests/testing.bash
 
 mkdir "$work/data"
 python3 tests/make_tiny_data.py "$work/data"
@@ -165,12 +151,6 @@ check "NaN: status 1" [ $? = 1 ]
 check "NaN: names the step" grep -q "step [0-9]*: .*finite" "$work/nan.err"
 
 # Bad input: one line on stderr, the right status, nothing saved is lost.
-refused() { # NAME STATUS TEXT COMMAND...
-  local name=$1 status=$2 text=$3; shift 3
-  "$@" >"$work/out" 2>"$work/err"
-  local found=$?
-  if [ $found = "$status" ] && [ "$(wc -l <"$work/err")" = 1 ] && grep -q -- "$text" "$work/err"; then ok "$name"; else bad "$name" "status $found, $(cat "$work/err")"; fi
-}
 refused "unknown command" 2 "did you mean train" "$MLSNET" trian "$cfg"
 refused "unknown option" 2 "did you mean --threads" "$MLSNET" train "$cfg" --thread 2
 refused "missing argument" 2 "CFG" "$MLSNET" train
@@ -232,7 +212,7 @@ for i, value in enumerate(q):
     n, c = i // 1620, i // 81 % 20
     assert value == single(single(st * scales[n * 3 + c // 8]) * (codes[i] / 16)), i
 END
-refused "conv: shapes that do not fit" 1 "expected \[2, 12, 9, 9\]" "$MLSNET" conv --pass weight-gradient "$work/a.npy" "$work/e.npy" "$work/out.npy" --pad 1 --kernel-size 3x3
+refused "conv: shapes that do not fit" 1 "expected [2, 12, 9, 9]" "$MLSNET" conv --pass weight-gradient "$work/a.npy" "$work/e.npy" "$work/out.npy" --pad 1 --kernel-size 3x3
 refused "quantize: bad format" 1 "mantissa=9: expected 0 to 7" "$MLSNET" quantize "$work/a.npy" "$work/out.npy" --mantissa 9
 check "the README lists the options" env MLSNET="$MLSNET" scripts/update-readme --check
 [ $failures = 0 ]
