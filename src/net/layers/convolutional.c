@@ -4,7 +4,7 @@
 //   packed      MLS integers, fast kernels
 //   direct      mls=0: fp32, fast kernels
 //   reference   MLS integers, plain C: shapes that the fast kernels do not take
-//   simulated   MLS formats whose integers do not fit 8 bits: fp32 arithmetic (CBLAS) on dequantized operands
+//   simulated   MLS formats whose integers do not fit 8 bits, other formats: fp32 arithmetic (CBLAS) on dequantized operands
 //   blas        mls=0, shapes that the direct kernels do not take (convolution groups of several channels): fp32, CBLAS
 //
 // The last three work on planar copies of the maps. The first two read sources (kernels/source.h): the batch normalization
@@ -16,6 +16,8 @@
 #include "base/memory.h"
 #include "kernels/direct.h"
 #include "kernels/packed.h"
+#include "mls/presets.h"
+#include "mls/simulate.h"
 #include "net/batch_normalization.h"
 #include "net/float_convolution.h"
 #include "net/operations.h"
@@ -65,7 +67,7 @@ struct convolutional {
     float *planar_input, *planar_output; // x; z and the errors
     float *planar_input_error;
     float *partial;                      // of the fp32 weight gradient
-    struct mls_tensor quantized[3];      // reference and simulated, by operand
+    struct mls_tensor quantized[3];      // reference, by operand
     float *dequantized[3];               // simulated
     float *scratch_gradient;             // reference
 };
@@ -183,7 +185,9 @@ static bool create(struct layer *layer, struct diagnostics *diagnostics)
 {
     struct convolutional_settings *settings = layer->settings;
     struct convolutional *c = layer->state = layer_allocate(layer, 1, sizeof *c, diagnostics);
-    if (!c || !options_read(mls_option_table, layer->section, &settings->mls, diagnostics)) return false;
+    if (!c || !options_read(mls_option_table, layer->section, &settings->mls, diagnostics) ||
+        !mls_settings_check(&settings->mls, &layer->network->settings.mls, layer->section, diagnostics))
+        return false;
     struct shape in = layer->input_shape;
     c->activation = (enum activation)settings->activation;
     c->normalize = settings->batch_normalize;
@@ -231,28 +235,14 @@ static void destroy(struct layer *layer)
     memory_release(c);
 }
 
-static void describe_formats(const struct convolutional *c, char *text, size_t size)
-{
-    static const char *const groups[] = {"none", "n", "c", "nc"};
-    const struct mls_format *w = &c->formats[MLS_WEIGHT], *a = &c->formats[MLS_ACTIVATION], *e = &c->formats[MLS_ERROR];
-    bool same = w->exponent == a->exponent && w->mantissa == a->mantissa && e->exponent == a->exponent && e->mantissa == a->mantissa;
-    int used = same ? snprintf(text, size, "<%d,%d>", w->exponent, w->mantissa)
-                    : snprintf(text, size, "w<%d,%d> a<%d,%d> e<%d,%d>", w->exponent, w->mantissa, a->exponent, a->mantissa,
-                               e->exponent, e->mantissa);
-    bool same_group = w->group == a->group && w->group_size == a->group_size && e->group == a->group && e->group_size == a->group_size;
-    if (used > 0 && (size_t)used < size)
-        snprintf(text + used, size - (size_t)used, " %s %d%s", groups[a->group], a->group_size, same_group ? "" : " (differ)");
-}
-
 static void describe(const struct layer *layer, char *text, size_t size)
 {
     const struct convolutional *c = layer->state;
-    char formats[96] = "";
-    describe_formats(c, formats, sizeof formats);
+    char formats[128] = "fp32";
     static const char *const suffix[] = {"", "", " plain C", " simulated", ""};
-    bool mls = c->mode != MODE_DIRECT && c->mode != MODE_BLAS;
-    snprintf(text, size, "%dx%d/%d%s %s%s%s", c->shape.kernel_height, c->shape.kernel_width, c->shape.stride,
-             c->shape.groups > 1 ? " grouped" : "", mls ? "MLS " : "fp32", mls ? formats : "", suffix[c->mode]);
+    if (c->mode != MODE_DIRECT && c->mode != MODE_BLAS) mls_formats_describe(c->formats, formats, sizeof formats);
+    snprintf(text, size, "%dx%d/%d%s %s%s", c->shape.kernel_height, c->shape.kernel_width, c->shape.stride,
+             c->shape.groups > 1 ? " grouped" : "", formats, suffix[c->mode]);
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -418,11 +408,11 @@ static bool quantize(struct layer *layer, const struct pass *pass, enum mls_oper
                             {pass->images, s->in_channels, s->in_height, s->in_width},
                             {pass->images, s->out_channels, s->out_height, s->out_width}};
     mls_tensor_release(&c->quantized[operand]);
-    if (!mls_quantize(&format, operand, values, dims[operand], s->groups, key_of(layer, pass, operand),
-                      &c->quantized[operand], error))
-        return error_prefix(error, "%s", names[operand]);
-    if (c->mode == MODE_SIMULATED) mls_dequantize(&c->quantized[operand], c->dequantized[operand]);
-    return true;
+    uint64_t key = key_of(layer, pass, operand);
+    bool good = c->mode == MODE_SIMULATED
+                    ? mls_simulate(&format, operand, values, dims[operand], s->groups, key, pass->pool, c->dequantized[operand], error)
+                    : mls_quantize(&format, operand, values, dims[operand], s->groups, key, &c->quantized[operand], error);
+    return good || error_prefix(error, "%s", names[operand]);
 }
 
 static bool forward_planar(struct layer *layer, const struct pass *pass, float *z, struct error *error)
@@ -588,7 +578,7 @@ static void operations(const struct layer *layer, struct operations *operations)
 {
     const struct convolutional *c = layer->state;
     bool mls = c->mode != MODE_DIRECT && c->mode != MODE_BLAS;
-    struct arithmetic own = arithmetic_of_mls(c->formats);
+    struct arithmetic own = arithmetic_of_formats(c->formats);
     double elements = (double)shape_size(layer->output_shape);
     operations_of_convolution(operations, &c->shape, mls ? &own : NULL, layer->inputs[0] && layer->inputs[0]->output_nonnegative);
     if (c->normalize) operations_of_batch_normalization(operations, elements, c->shape.out_channels);
