@@ -49,11 +49,11 @@ def case(dims, values):
 
 
 def ladder(top):
-    """Blocks with the maximum `top` and smaller values: every quarter step from largest to smallest, so ties of every binade."""
+    """Blocks with the maximum `top`, in [1, 2), and smaller values of 6 bits in every binade: numbers and ties of every element."""
     values = []
     for binade in range(0, 36):
-        for k in range(32, 64, 5 if binade else 1):
-            values.append(top * k / 64 * 2.0 ** -binade * (-1) ** k)
+        for k in range(32, 64, 2 if binade < 22 else 4):
+            values.append(k / 32 * 2.0 ** -binade * (-1) ** (k // 2) if k / 32 <= top else 0)
     while len(values) % 31:
         values.append(0)
     blocks = []

@@ -66,13 +66,17 @@ static bool quantize_standard(const struct mls_format *format, enum mls_operand 
 {
     const struct standard_element *element = standard_element_of(format);
     size_t count = (size_t)dims[0] * (size_t)dims[1] * (size_t)dims[2] * (size_t)dims[3];
-    struct standard_result result = {.values = dequantized, .scales = format->family == MLS_FAMILY_FP8 ? tensor_scale : group_scales};
+    bool one_scale = format->family == MLS_FAMILY_FP8;
+    struct standard_result result = {.values = dequantized, .scales = one_scale ? tensor_scale : group_scales};
     result.elements = integers ? memory_allocate(count, sizeof(float), error) : NULL;
     bool good = (result.elements || !integers) && standard_quantize(format, operand, values, dims, 1, key, NULL, &result, error);
     for (size_t i = 0; good && integers && i < count; i++) integers[i] = standard_code(element, result.elements[i]);
-    if (tensor_scale && format->family != MLS_FAMILY_FP8) *tensor_scale = 1;
-    if (group_scales && format->family == MLS_FAMILY_FP8) *group_scales = 1;
-    if (blocks) blocks[0] = format->family == MLS_FAMILY_FP8 ? 1 : dims[0], blocks[1] = format->family == MLS_FAMILY_FP8 ? 1 : standard_blocks(operand, dims, 1);
+    if (tensor_scale && !one_scale) *tensor_scale = 1;
+    if (group_scales && one_scale) *group_scales = 1;
+    if (blocks) {
+        blocks[0] = one_scale ? 1 : dims[0];
+        blocks[1] = one_scale ? 1 : standard_blocks(operand, dims, 1);
+    }
     memory_release(result.elements);
     return good;
 }
@@ -88,8 +92,8 @@ int mlsnet_quantize(const mlsnet_format *format, int operand, const float *value
     for (int i = 0; good && i < 4; i++)
         if (dims[i] < 1) good = error_set(&problem, "dimension %d is %d: expected at least 1", i, dims[i]);
     if (good && !mls_has_integers(&f))
-        return finish(quantize_standard(&f, (enum mls_operand)operand, values, dims, random_key(seed, 0, 0, (uint64_t)operand), dequantized, integers,
-                                        tensor_scale, group_scales, blocks, &problem), &problem, error);
+        return finish(quantize_standard(&f, (enum mls_operand)operand, values, dims, random_key(seed, 0, 0, (uint64_t)operand), dequantized,
+                                        integers, tensor_scale, group_scales, blocks, &problem), &problem, error);
     good = good && mls_quantize(&f, (enum mls_operand)operand, values, dims, 1, random_key(seed, 0, 0, (uint64_t)operand), &tensor, &problem);
     if (!good) return finish(false, &problem, error);
     size_t count = (size_t)dims[0] * (size_t)dims[1] * (size_t)dims[2] * (size_t)dims[3];
@@ -130,7 +134,8 @@ static bool convolve_simulated(const struct call *c, int pass, struct error *err
         int dims[4];
         operand_dims(&c->shape, c->operands[i], dims);
         values[i] = memory_allocate((size_t)dims[0] * (size_t)dims[1] * (size_t)dims[2] * (size_t)dims[3], sizeof(float), error);
-        good = values[i] && mls_simulate(&c->formats[c->operands[i]], c->operands[i], c->values[i], dims, c->shape.groups, 0, NULL, values[i], error);
+        good = values[i] && mls_simulate(&c->formats[c->operands[i]], c->operands[i], c->values[i], dims, c->shape.groups, 0, NULL,
+                                         values[i], error);
     }
     if (good && pass == MLSNET_FORWARD) float_convolution_forward(&c->shape, values[1], values[0], c->result);
     if (good && pass == MLSNET_INPUT_ERROR) float_convolution_input_error(&c->shape, values[1], values[0], c->result);

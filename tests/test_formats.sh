@@ -16,8 +16,16 @@ check() { # NAME COMMAND...
 refused() { # NAME EXPECTED-TEXT COMMAND...: not status 0, one line on stderr
   local name=$1 text=$2; shift 2
   "$@" >"$work/out" 2>"$work/err"
-  if [ $? != 0 ] && [ "$(wc -l <"$work/err")" = 1 ] && grep -qF -- "$text" "$work/err"; then ok "$name"; else bad "$name" "$(cat "$work/err")"; fi
+  if [ $? != 0 ] && [ "$(wc -l <"$work/err")" = 1 ] && grep -qF -- "$text" "$work/err"; then
+    ok "$name"
+  else
+    bad "$name" "$(cat "$work/err")"
+  fi
 }
+
+quantize() { "$MLSNET" quantize "$@"; }
+conv() { "$MLSNET" conv --pass forward "$work/a.npy" "$work/w.npy" "$@"; }
+summary() { "$MLSNET" summary cfg/resnet20.cfg "$@"; }
 
 python3 - "$work" <<'END'
 import struct, sys
@@ -33,7 +41,8 @@ npy("w.npy", (4, 40, 3, 3), numbers(1440))
 npy("one.npy", (1, 4, 1, 1), [7.9, -3, 0.4, 0.2])
 END
 
-"$MLSNET" quantize "$work/one.npy" "$work/q.npy" --format mxfp4 --codes "$work/c.npy" --group-scales "$work/s.npy" >"$work/text" || bad "quantize" "status"
+quantize "$work/one.npy" "$work/q.npy" --format mxfp4 --codes "$work/c.npy" --group-scales "$work/s.npy" >"$work/text" ||
+  bad "quantize" "status"
 check "quantize mxfp4: values, codes and scales" python3 - "$work" <<'END'
 import struct, sys
 def read(name, kind):
@@ -46,25 +55,25 @@ assert read("s.npy", "f") == [1], read("s.npy", "f")
 END
 check "quantize mxfp4: text" grep -q "^mxfp4, 1 scale; the first is 1 (0x1p+0)$" "$work/text"
 for format in fixed4 bfp8 fp8_e5m2 mxint8; do
-  check "quantize $format --json" "$MLSNET" quantize "$work/a.npy" "$work/q.npy" --format $format --json
+  check "quantize $format --json" quantize "$work/a.npy" "$work/q.npy" --format $format --json
 done
-check "conv in mxfp8_e4m3" "$MLSNET" conv --pass forward "$work/a.npy" "$work/w.npy" "$work/z.npy" --pad 1 --format mxfp8_e4m3
-check "conv in formats that differ" "$MLSNET" conv --pass forward "$work/a.npy" "$work/w.npy" "$work/z.npy" --weight-format bfp8 --activation-format fp8_e4m3
-"$MLSNET" conv --pass forward "$work/a.npy" "$work/w.npy" "$work/x.npy" --format bfp8 >"$work/text"
-"$MLSNET" conv --pass forward "$work/a.npy" "$work/w.npy" "$work/y.npy" --format bfp8 --kernel reference >>"$work/text"
+check "conv in mxfp8_e4m3" conv "$work/z.npy" --pad 1 --format mxfp8_e4m3
+check "conv in formats that differ" conv "$work/z.npy" --weight-format bfp8 --activation-format fp8_e4m3
+conv "$work/x.npy" --format bfp8 >"$work/text"
+conv "$work/y.npy" --format bfp8 --kernel reference >>"$work/text"
 check "conv in bfp8: kernels equal the reference" cmp "$work/x.npy" "$work/y.npy"
 check "conv in bfp8 is no simulation" bash -c "! grep simulated $work/text"
-refused "quantize: unknown format" "--format mxfp5: expected one of: mls fixed2" "$MLSNET" quantize "$work/a.npy" "$work/q.npy" --format mxfp5
-refused "quantize: contradiction" "exponent 2 contradicts the format mxfp4" "$MLSNET" quantize "$work/a.npy" "$work/q.npy" --format mxfp4 --exponent 2
-refused "conv: contradiction" "group_size 4 contradicts the format fixed8" "$MLSNET" conv --pass forward "$work/a.npy" "$work/w.npy" "$work/z.npy" \
-  --format fixed8 --weight-group-size 4
+refused "quantize: unknown format" "--format mxfp5: expected one of: mls fixed2" quantize "$work/a.npy" "$work/q.npy" --format mxfp5
+refused "quantize: contradiction" "exponent 2 contradicts the format mxfp4" quantize "$work/a.npy" "$work/q.npy" --format mxfp4 --exponent 2
+refused "conv: contradiction" "group_size 4 contradicts the format fixed8" conv "$work/z.npy" --format fixed8 --weight-group-size 4
 
-"$MLSNET" summary cfg/resnet20.cfg --set format=mxfp6_e3m2 >"$work/summary"
+summary --set format=mxfp6_e3m2 >"$work/summary"
 check "a shipped cfg in mxfp6_e3m2" grep -q "3x3/1 mxfp6_e3m2 simulated" "$work/summary"
-"$MLSNET" summary cfg/resnet20.cfg --set format=bfp4 >"$work/summary"
+summary --set format=bfp4 >"$work/summary"
 check "a shipped cfg in bfp4" grep -q "3x3/1 bfp4 nc 16$" "$work/summary"
-refused "summary: unknown format" "format=fp4: expected one of: mls" "$MLSNET" summary cfg/resnet20.cfg --set format=fp4
-refused "summary: contradiction" "--set: [net] mantissa=1 contradicts format=mxint8" "$MLSNET" summary cfg/resnet20.cfg --set format=mxint8 --set mantissa=1
+refused "summary: unknown format" "format=fp4: expected one of: mls" summary --set format=fp4
+refused "summary: contradiction" "--set: [net] mantissa=1 contradicts format=mxint8" summary \
+  --set format=mxint8 --set mantissa=1
 
 "$MLSNET" energy cfg/resnet20.cfg --set format=mxfp4 --against mxfp4,bfp4,fixed8,fp8,fp8_e4m3 --json >"$work/energy"
 check "energy: formats by name" python3 - "$work/energy" <<'END'

@@ -142,7 +142,8 @@ int command_energy(int argc, char **argv)
         SESSION_ARGUMENTS(options.session),
         {"--table", ARGUMENT_TEXT, &options.table, "prices (default: " DEFAULT_TABLE ")"},
         {"--formats", ARGUMENT_TEXT, &options.formats, "formats to compare with (default: " DEFAULT_FORMATS ")"},
-        {"--against", ARGUMENT_TEXT, &options.against, "formats to compare with, of the file or as the cfg option format, or all of the file (default: fp32,fp8)"},
+        {"--against", ARGUMENT_TEXT, &options.against,
+         "formats to compare with, of the file or as the cfg option format, or all of the file (default: fp32,fp8)"},
         {"--memory", ARGUMENT_FLAG, &options.memory, "memory traffic too"},
         {"--json", ARGUMENT_FLAG, &options.json, "print as JSON, with the units of every operation"},
         {"--csv", ARGUMENT_FLAG, &options.csv, "print a row for each layer, pass and kind"}, {0}};

@@ -48,8 +48,9 @@ static bool quantize_mls(const struct options *o, const struct npy *in, const in
     if (!mls_quantize(format, operand, in->values, dims, o->channel_groups, key, &tensor, error)) return false;
     bool good = write_results(o, in, &tensor, error);
     if (good && o->json)
-        printf("{\"tensor_scale\": %.9g, \"tensor_scale_hex\": \"%a\", \"fraction_bits\": %d, \"groups\": [%d, %d]}\n", (double)tensor.tensor_scale,
-               (double)tensor.tensor_scale, mls_fraction_bits(format), tensor.grouping.blocks[0], tensor.grouping.blocks[1]);
+        printf("{\"tensor_scale\": %.9g, \"tensor_scale_hex\": \"%a\", \"fraction_bits\": %d, \"groups\": [%d, %d]}\n",
+               (double)tensor.tensor_scale, (double)tensor.tensor_scale, mls_fraction_bits(format), tensor.grouping.blocks[0],
+               tensor.grouping.blocks[1]);
     else if (good)
         printf("tensor scale St = %.9g (%a); F = %d; %d x %d groups\n", (double)tensor.tensor_scale, (double)tensor.tensor_scale,
                mls_fraction_bits(format), tensor.grouping.blocks[0], tensor.grouping.blocks[1]);
@@ -87,7 +88,8 @@ static bool quantize_standard(const struct options *o, const struct npy *in, con
     if (good && o->json)
         printf("{\"format\": \"%s\", \"scales\": %zu, \"first_scale_hex\": \"%a\"}\n", name, scales, (double)result.scales[0]);
     else if (good)
-        printf("%s, %zu scale%s; the first is %.9g (%a)\n", name, scales, scales == 1 ? "" : "s", (double)result.scales[0], (double)result.scales[0]);
+        printf("%s, %zu scale%s; the first is %.9g (%a)\n", name, scales, scales == 1 ? "" : "s", (double)result.scales[0],
+               (double)result.scales[0]);
     memory_release(result.values);
     memory_release(result.elements);
     memory_release(result.scales);
@@ -125,8 +127,10 @@ int command_quantize(int argc, char **argv)
         {"--rounding", ARGUMENT_TEXT, &o.format.rounding, "nearest or stochastic (default: nearest)"},
         {"--groups", ARGUMENT_INT, &o.channel_groups, "convolution groups, which no scale group crosses (default: 1)"},
         {"--seed", ARGUMENT_INT, &o.seed, "of stochastic rounding (default: 1)"},
-        {"--codes", ARGUMENT_TEXT, &o.codes, "write the signed integers I (int32; mx*, fp8_*: the standard's codes) to this .npy (default: do not)"},
-        {"--group-scales", ARGUMENT_TEXT, &o.scales, "write the group scales Sg (fp32, [D0 blocks, D1 blocks]; mx*: [D0, D1 blocks, D2, D3]) (default: do not)"},
+        {"--codes", ARGUMENT_TEXT, &o.codes,
+         "write the signed integers I (int32; mx*, fp8_*: the standard's codes) to this .npy (default: do not)"},
+        {"--group-scales", ARGUMENT_TEXT, &o.scales,
+         "write the group scales Sg (fp32, [D0 blocks, D1 blocks]; mx*: [D0, D1 blocks, D2, D3]) (default: do not)"},
         {"--json", ARGUMENT_FLAG, &o.json, "print as JSON"},
         {0},
     };

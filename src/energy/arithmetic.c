@@ -354,7 +354,8 @@ void operations_of_convolution(struct operations *o, const struct convolution_sh
     struct arithmetic arithmetic = !own ? fp32 : o->instead ? *o->instead : *own;
     struct layer_work w = {.operations = o, .shape = shape, .arithmetic = &arithmetic, .is_float = !own};
     // A float has its sign in any case, and so has an element of Microscaling.
-    arithmetic.operands[MLS_ACTIVATION].nonnegative = nonnegative_input && arithmetic.integer_sum && !arithmetic.operands[MLS_ACTIVATION].each_pixel;
+    struct operand_format *activations = &arithmetic.operands[MLS_ACTIVATION];
+    activations->nonnegative = nonnegative_input && arithmetic.integer_sum && !activations->each_pixel;
     for (int k = 0; k < 3; k++) w.sizes[k] = size_of(&arithmetic.operands[k], (enum mls_operand)k, shape, o->images);
     if (o->training) add_quantization(o, IN_FORWARD, MLS_WEIGHT, &arithmetic, w.sizes[MLS_WEIGHT]); // kept quantized for inference
     add_quantization(o, IN_FORWARD, MLS_ACTIVATION, &arithmetic, w.sizes[MLS_ACTIVATION]);

@@ -17,7 +17,8 @@ static bool check_range(const char *name, int value, int low, int high, struct e
 
 bool mls_format_check(const struct mls_format *format, struct error *error)
 {
-    if (!mls_has_integers(format)) return standard_element_of(format) || error_set(error, "family=%d: no such element", (int)format->family);
+    if (!mls_has_integers(format))
+        return standard_element_of(format) || error_set(error, "family=%d: no such element", (int)format->family);
     bool fixed_point = format->family != MLS_FAMILY_MLS && format->exponent == 0;
     return check_range("exponent", format->exponent, 0, 3, error) &&
            check_range("mantissa", format->mantissa, 0, fixed_point ? 15 : 7, error) &&

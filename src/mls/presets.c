@@ -93,17 +93,18 @@ static void describe_groups(const struct mls_format formats[3], char *text, size
 void mls_formats_describe(const struct mls_format formats[3], char *text, size_t size)
 {
     char element[3][32], groups[48];
-    bool mls = false;
+    bool mls = false, all_mls = true;
     for (int k = 0; k < 3; k++) {
         mls_format_describe(&formats[k], element[k], sizeof element[k]);
         mls = mls || formats[k].family == MLS_FAMILY_MLS;
+        all_mls = all_mls && formats[k].family == MLS_FAMILY_MLS;
     }
     bool same = strcmp(element[0], element[1]) == 0 && strcmp(element[0], element[2]) == 0;
     describe_groups(formats, groups, sizeof groups);
-    const char *space = formats[0].family == MLS_FAMILY_MLS && formats[1].family == MLS_FAMILY_MLS && formats[2].family == MLS_FAMILY_MLS ? "" : ":";
+    const char *colon = all_mls ? "" : ":";
     if (same)
         snprintf(text, size, "%s%s%s", mls ? "MLS " : "", element[0], groups);
     else
-        snprintf(text, size, "%sw%s%s a%s%s e%s%s%s", mls ? "MLS " : "", space, element[MLS_WEIGHT], space, element[MLS_ACTIVATION], space,
+        snprintf(text, size, "%sw%s%s a%s%s e%s%s%s", mls ? "MLS " : "", colon, element[MLS_WEIGHT], colon, element[MLS_ACTIVATION], colon,
                  element[MLS_ERROR], groups);
 }

@@ -33,7 +33,10 @@ struct mls_format mls_preset_at(int index, enum mls_operand operand);
 void mls_preset_name(int index, char *name, size_t size);
 
 // What a preset decides by itself; options of these names beside it are a contradiction.
-enum mls_field { MLS_FIELD_EXPONENT, MLS_FIELD_MANTISSA, MLS_FIELD_GROUP, MLS_FIELD_GROUP_SIZE, MLS_FIELD_SCALE_EXPONENT, MLS_FIELD_SCALE_MANTISSA, MLS_FIELDS };
+enum mls_field {
+    MLS_FIELD_EXPONENT, MLS_FIELD_MANTISSA, MLS_FIELD_GROUP, MLS_FIELD_GROUP_SIZE, MLS_FIELD_SCALE_EXPONENT, MLS_FIELD_SCALE_MANTISSA,
+    MLS_FIELDS
+};
 extern const char *const mls_field_names[MLS_FIELDS]; // as in cfg files
 bool mls_preset_decides(enum mls_family family, enum mls_field field);
 

@@ -141,6 +141,7 @@ COUNTABLE void quantize_plane(struct mls_tensor *tensor, const float *x, int i, 
 COUNTABLE bool quantize(const struct mls_format *format, enum mls_operand operand, const float *x, const int dims[4],
                         int convolution_groups, uint64_t tensor_key, struct mls_tensor *out, struct mls_counts *counts, struct error *error)
 {
+    if (!mls_has_integers(format)) return error_set(error, "a format of mls/standard.h has no MLS integers");
     *out = (struct mls_tensor){.format = *format,
                                .grouping = mls_grouping_of(format, operand, dims[0], dims[1], convolution_groups)};
     memcpy(out->dims, dims, sizeof out->dims);

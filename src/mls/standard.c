@@ -156,8 +156,8 @@ static void quantize_block(struct work *w, int i, int block, int first, int chan
         inverses[p] = power_of_two(-e);
     }
     if (w->failed) return;
-    if (w->result->scales)
-        memcpy(w->result->scales + ((size_t)i * (size_t)w->blocks + (size_t)block) * w->plane + pixel, scales, (size_t)count * sizeof(float));
+    size_t number = (size_t)i * (size_t)w->blocks + (size_t)block;
+    if (w->result->scales) memcpy(w->result->scales + number * w->plane + pixel, scales, (size_t)count * sizeof(float));
     for (int c = first; c < first + channels; c++) quantize_pixels(w, i, c, pixel, count, scales, inverses);
 }
 

@@ -112,7 +112,8 @@ static void report(struct cfg_section *section, int set, int field, int format, 
     mls_preset_name(format, name, sizeof name);
     const struct cfg_option *option = cfg_find_option(section, key);
     diagnostics_add(diagnostics, option ? option->line : section->line, section->name,
-                    "%s=%s contradicts format=%s, which decides it; expected format=mls, or no %s", key, option ? option->value : "", name, key);
+                    "%s=%s contradicts format=%s, which decides it; expected format=mls, or no %s", key, option ? option->value : "",
+                    name, key);
 }
 
 #define NO_SETTINGS {OPTION_UNSET, OPTION_UNSET, OPTION_UNSET, OPTION_UNSET, OPTION_UNSET, OPTION_UNSET, OPTION_UNSET, OPTION_UNSET}

@@ -4,7 +4,8 @@
 //   packed      MLS integers, fast kernels
 //   direct      mls=0: fp32, fast kernels
 //   reference   MLS integers, plain C: shapes that the fast kernels do not take
-//   simulated   MLS formats whose integers do not fit 8 bits, other formats: fp32 arithmetic (CBLAS) on dequantized operands
+//   simulated   MLS formats whose integers do not fit 8 bits, other formats: fp32 arithmetic on dequantized operands, by the fast
+//               kernels where they take the shape, else by CBLAS
 //   blas        mls=0, shapes that the direct kernels do not take (convolution groups of several channels): fp32, CBLAS
 //
 // The last three work on planar copies of the maps. The first two read sources (kernels/source.h): the batch normalization
@@ -21,6 +22,7 @@
 #include "net/batch_normalization.h"
 #include "net/float_convolution.h"
 #include "net/operations.h"
+#include "net/planar.h"
 
 struct convolutional_settings {
     int filters, size, stride, pad, padding, groups, batch_normalize, activation;
@@ -69,6 +71,7 @@ struct convolutional {
     float *partial;                      // of the fp32 weight gradient
     struct mls_tensor quantized[3];      // reference, by operand
     float *dequantized[3];               // simulated
+    float *rounded_input, *rounded_errors; // simulated by `direct`: blocked copies of two of them
     float *scratch_gradient;             // reference
 };
 
@@ -132,12 +135,26 @@ static bool create_packed(struct layer *layer, struct convolutional *c, struct e
 
 static bool create_direct(struct layer *layer, struct convolutional *c, struct error *error)
 {
-    struct direct_request request = {.kernels = layer->network->kernels, .shape = c->shape, .planar_input = !layer->inputs[0] && c->shape.groups == 1,
+    bool planar = !layer->inputs[0] && c->shape.groups == 1 && c->mode == MODE_DIRECT;
+    struct direct_request request = {.kernels = layer->network->kernels, .shape = c->shape, .planar_input = planar,
                                      .for_training = layer->network->for_training};
     c->direct = direct_create(&request, error);
     if (c->direct) layer->extra_memory += direct_memory(c->direct);
     layer->reads_planar = request.planar_input;
     return c->direct != NULL;
+}
+
+static bool create_rounded(struct layer *layer, struct convolutional *c, struct diagnostics *diagnostics)
+{
+    struct error error;
+    size_t images = (size_t)layer->network->max_images;
+    if (!create_direct(layer, c, &error)) {
+        diagnostics_add(diagnostics, layer->section->line, layer->section->name, "%s", error.message);
+        return false;
+    }
+    c->rounded_input = layer_allocate(layer, images * shape_stored(layer->input_shape), sizeof(float), diagnostics);
+    if (!c->rounded_input || !layer->network->for_training) return c->rounded_input != NULL;
+    return (c->rounded_errors = layer_allocate(layer, images * shape_stored(layer->output_shape), sizeof(float), diagnostics)) != NULL;
 }
 
 static bool create_planar(struct layer *layer, struct convolutional *c, struct diagnostics *diagnostics)
@@ -151,11 +168,12 @@ static bool create_planar(struct layer *layer, struct convolutional *c, struct d
         good = (c->planar_input_error = layer_allocate(layer, sizes[1], sizeof(float), diagnostics)) != NULL;
     if (good && c->mode == MODE_REFERENCE)
         return (c->scratch_gradient = layer_allocate(layer, sizes[0], sizeof(float), diagnostics)) != NULL;
+    for (int k = 0; k < 3 && good && c->mode == MODE_SIMULATED; k++)
+        good = (c->dequantized[k] = layer_allocate(layer, sizes[k], sizeof(float), diagnostics)) != NULL;
+    if (good && c->mode == MODE_SIMULATED && direct_supports(&c->shape)) return create_rounded(layer, c, diagnostics);
     network_request_scratch(network, float_convolution_scratch(&c->shape));
     if (good && network->for_training)
         good = (c->partial = layer_allocate(layer, float_convolution_partial(&c->shape), sizeof(float), diagnostics)) != NULL;
-    for (int k = 0; k < 3 && good && c->mode == MODE_SIMULATED; k++)
-        good = (c->dequantized[k] = layer_allocate(layer, sizes[k], sizeof(float), diagnostics)) != NULL;
     return good;
 }
 
@@ -226,6 +244,8 @@ static void destroy(struct layer *layer)
     direct_destroy(c->direct);
     release_quantized(c);
     for (int k = 0; k < 3; k++) memory_release(c->dequantized[k]);
+    memory_release(c->rounded_input);
+    memory_release(c->rounded_errors);
     memory_release(c->planar_input);
     memory_release(c->planar_output);
     memory_release(c->planar_input_error);
@@ -369,25 +389,6 @@ static bool backward_direct(struct layer *layer, const struct pass *pass, struct
 // ---------------------------------------------------------------------------------------------
 // Planar
 
-static void to_planar(const float *map, struct shape shape, int images, float *planar)
-{
-    for (size_t n = 0; n < (size_t)images; n++)
-        blocked_to_planar(map + n * shape_stored(shape), shape.channels, shape_pixels(shape), planar + n * shape_size(shape));
-}
-
-// map[images] = the planar values, or += them.
-static void from_planar(const float *planar, struct shape shape, int images, float *map, bool accumulate)
-{
-    size_t pixels = shape_pixels(shape);
-    for (size_t n = 0; n < (size_t)images; n++)
-        for (int k = 0; k < shape.channels; k++)
-            for (size_t p = 0; p < pixels; p++) {
-                float *to = &map[n * shape_stored(shape) + blocked_at(pixels, k, p)];
-                *to = accumulate ? *to + *planar : *planar;
-                planar++;
-            }
-}
-
 static struct float_convolution float_convolution_of(const struct layer *layer, const struct pass *pass)
 {
     const struct convolutional *c = layer->state;
@@ -415,21 +416,52 @@ static bool quantize(struct layer *layer, const struct pass *pass, enum mls_oper
     return good || error_prefix(error, "%s", names[operand]);
 }
 
+// The operands as the direct kernels read them.
+static struct source rounded_source(const float *map)
+{
+    return (struct source){.kind = SOURCE_PLAIN, .x = map};
+}
+
+static bool forward_rounded(struct layer *layer, const struct pass *pass, float *z, struct error *error)
+{
+    struct convolutional *c = layer->state;
+    struct source input = rounded_source(c->rounded_input);
+    planar_to_map(pass, c->dequantized[MLS_ACTIVATION], layer->input_shape, c->rounded_input, false);
+    if (!direct_forward(c->direct, pass->pool, pass->images, c->dequantized[MLS_WEIGHT], &input, z, (struct image_done){0}, error))
+        return false;
+    lap(layer, pass, PART_CONVOLVE, 1, 1);
+    return true;
+}
+
+static bool backward_rounded(struct layer *layer, const struct pass *pass, struct delta_target target)
+{
+    struct convolutional *c = layer->state;
+    struct source input = rounded_source(c->rounded_input), errors = rounded_source(c->rounded_errors);
+    planar_to_map(pass, c->dequantized[MLS_ERROR], layer->output_shape, c->rounded_errors, false);
+    direct_weight_gradient(c->direct, pass->pool, pass->images, &input, &errors, c->weights->gradient);
+    lap(layer, pass, PART_WEIGHT_GRADIENT, 1, 1);
+    if (!target.values) return true;
+    direct_input_error(c->direct, pass->pool, pass->images, &errors, target.values, target.accumulate, target.done);
+    lap(layer, pass, PART_INPUT_ERROR, target.accumulate ? 2 : 1, 1);
+    return true;
+}
+
 static bool forward_planar(struct layer *layer, const struct pass *pass, float *z, struct error *error)
 {
     struct convolutional *c = layer->state;
     struct float_convolution f = float_convolution_of(layer, pass);
-    to_planar(layer_input(layer, 0), layer->input_shape, pass->images, c->planar_input);
+    planar_from_map(pass, layer_input(layer, 0), layer->input_shape, c->planar_input);
     if (c->mode != MODE_BLAS && (!quantize(layer, pass, MLS_WEIGHT, c->weights->value, error) ||
                                  !quantize(layer, pass, MLS_ACTIVATION, c->planar_input, error)))
         return false;
+    if (c->rounded_input) return forward_rounded(layer, pass, z, error);
     if (c->mode == MODE_BLAS)
         float_convolve_forward(&f, c->weights->value, c->planar_input, c->planar_output);
     else if (c->mode == MODE_SIMULATED)
         float_convolve_forward(&f, c->dequantized[MLS_WEIGHT], c->dequantized[MLS_ACTIVATION], c->planar_output);
     else
         mls_convolution_forward(&f.shape, &c->quantized[MLS_WEIGHT], &c->quantized[MLS_ACTIVATION], c->planar_output);
-    from_planar(c->planar_output, layer->output_shape, pass->images, z, false);
+    planar_to_map(pass, c->planar_output, layer->output_shape, z, false);
     lap(layer, pass, PART_CONVOLVE, 1, 1);
     return true;
 }
@@ -450,8 +482,9 @@ static bool backward_planar(struct layer *layer, const struct pass *pass, struct
     struct convolutional *c = layer->state;
     struct float_convolution f = float_convolution_of(layer, pass);
     const float *weights = c->weights->value, *input = c->planar_input, *errors = c->planar_output;
-    to_planar(layer->delta, layer->output_shape, pass->images, c->planar_output);
+    planar_from_map(pass, layer->delta, layer->output_shape, c->planar_output);
     if (c->mode != MODE_BLAS && !quantize(layer, pass, MLS_ERROR, c->planar_output, error)) return false;
+    if (c->rounded_input) return backward_rounded(layer, pass, target);
     if (c->mode == MODE_SIMULATED) {
         weights = c->dequantized[MLS_WEIGHT];
         input = c->dequantized[MLS_ACTIVATION];
@@ -464,7 +497,7 @@ static bool backward_planar(struct layer *layer, const struct pass *pass, struct
         if (target.values) float_convolve_input_error(&f, weights, errors, c->planar_input_error, false);
     }
     lap(layer, pass, PART_WEIGHT_GRADIENT, 1, 1);
-    if (target.values) from_planar(c->planar_input_error, layer->input_shape, pass->images, target.values, target.accumulate);
+    if (target.values) planar_to_map(pass, c->planar_input_error, layer->input_shape, target.values, target.accumulate);
     for (int image = 0; target.done.function && image < pass->images; image++) target.done.function(target.done.context, image);
     return true;
 }
