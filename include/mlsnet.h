@@ -66,7 +66,7 @@ MLSNET_API mlsnet_network *mlsnet_network_open(const char *cfg_path, const char 
                                                mlsnet_error *error);
 MLSNET_API void mlsnet_network_close(mlsnet_network *network);
 MLSNET_API void mlsnet_network_shape(const mlsnet_network *network, int *channels, int *height, int *width, int *classes, int *batch);
-/* A checkpoint's weights and running statistics; the checkpoint of the present state, which `mlsnet eval` reads too. */
+/* A checkpoint's weights and running statistics, or Darknet's .weights; the checkpoint of the present state, which `mlsnet eval` reads too. */
 MLSNET_API int mlsnet_network_load(mlsnet_network *network, const char *path, mlsnet_error *error);
 MLSNET_API int mlsnet_network_save(const mlsnet_network *network, const char *path, mlsnet_error *error);
 /* input[images][C][H][W], normalized; images at most batch. scores[images][classes]. */

@@ -59,7 +59,7 @@ static void open_list(const uint8_t *data, size_t size)
     snprintf(list, sizeof list, "%s/list", folder());
     snprintf(labels, sizeof labels, "%s/labels", folder());
     struct data_settings settings = {.type = data_source_find("list"), .train = list, .valid = list, .labels = labels, .channels = 3,
-                                     .height = 4, .width = 4, .darknet = size && data[0] & 2};
+                                     .height = 4, .width = 4, .darknet = size && data[0] & 2, .more_names = size && data[0] & 4};
     if (dataset_open(&settings, folder(), &dataset, &error)) dataset_close(dataset);
     darknet_data_read(list, &darknet, &error);
     darknet_data_release(&darknet);

@@ -240,6 +240,72 @@ static void test_other_layers(void **state)
     release(&b);
 }
 
+// How often one operation of the layer, OTHER of this pass, needs a type of unit.
+static double units_of(const struct operations *o, int layer, enum operation_pass pass, enum unit_type type)
+{
+    double times = 0;
+    for (size_t i = 0; i < o->count; i++)
+        for (int k = 0; k < MOST_UNITS; k++)
+            if (o->items[i].layer == layer && o->items[i].pass == pass && o->items[i].kind == OTHER && o->items[i].units[k].type == type)
+                times += o->items[i].units[k].times;
+    return times;
+}
+
+// What Darknet's other cfgs have.
+static void test_darknet_layers(void **state)
+{
+    (void)state;
+    struct built b;
+    build(&b, "[net]\nbatch=3\nheight=6\nwidth=6\nchannels=2\nmls=0\n[conv]\nfilters=4\nsize=1\nactivation=linear\n"
+              "[local]\nfilters=3\nsize=3\nstride=2\nactivation=linear\n[shortcut]\nfrom=0\n"
+              "[connected]\noutput=6\nactivation=linear\n[softmax]\ngroups=2\ntemperature=3\n");
+    struct operations o = count(b.network, true, NULL);
+    for (int pass = IN_FORWARD; pass <= IN_WEIGHT_GRADIENT; pass++)
+        assert_true(counted(&o, 1, (enum operation_pass)pass, FLOAT_LAYER) == 3 * (2 * 2) * 3 * (4 * 9));
+    assert_true(counted(&o, 1, IN_FORWARD, ACTIVATION) == 3 * 3 * (2 * 2)); // the bias
+    assert_true(counted(&o, 1, IN_UPDATE, OPTIMIZER) == 4 * 3 * 36 + 3 * 4);
+    assert_true(counted(&o, 2, IN_FORWARD, RESIDUAL_ADD) == 3 * 3 * (2 * 2)); // every third pixel, the channels that both have
+    assert_true(counted(&o, 4, IN_FORWARD, OTHER) == 3 * 6);
+    assert_true(units_of(&o, 4, IN_FORWARD, FLOAT_FUNCTION) == 3);
+    assert_true(counted(&o, 4, IN_BACKWARD, OTHER) == 3 * 3); // the group with the label
+    operations_release(&o);
+    release(&b);
+    build(&b, "[net]\nbatch=3\nheight=6\nwidth=6\nchannels=2\n[connected]\noutput=5\n[connected]\noutput=7\n"
+              "[softmax]\ntree=tests/golden/classes.tree\n");
+    o = count(b.network, true, NULL);
+    assert_true(counted(&o, 2, IN_FORWARD, OTHER) == 3 * (7 + 5));
+    assert_true(fabs(counted(&o, 2, IN_BACKWARD, OTHER) - 3 * (3 * (2 + 3) + 2 * (2 + 2)) / 5.0) < 1e-9);
+    operations_release(&o);
+    release(&b);
+    static const struct { const char *layer; double forward[3], backward[3]; } costs[] = { // additions, comparisons, multiplications
+        {"[cost]\n", {2, 0, 1}, {1, 0, 2}},
+        {"[cost]\ntype=L1\nscale=2\n", {2, 0, 1}, {1, 1, 2}},
+        {"[cost]\ntype=smooth\n", {3, 1, 1}, {1, 1, 2}}};
+    static const enum unit_type types[3] = {FLOAT_ADD, INTEGER_ADD, FLOAT_MULTIPLY};
+    for (size_t i = 0; i < sizeof costs / sizeof costs[0]; i++) {
+        char text[256];
+        snprintf(text, sizeof text, "[net]\nbatch=3\nheight=6\nwidth=6\nchannels=2\n[connected]\noutput=5\n[connected]\noutput=7\n%s",
+                 costs[i].layer);
+        build(&b, text);
+        o = count(b.network, true, NULL);
+        assert_true(counted(&o, 2, IN_FORWARD, OTHER) == 3 * 7 && counted(&o, 2, IN_BACKWARD, OTHER) == 3 * 7);
+        for (int k = 0; k < 3; k++) {
+            assert_true(units_of(&o, 2, IN_FORWARD, types[k]) == costs[i].forward[k]);
+            assert_true(units_of(&o, 2, IN_BACKWARD, types[k]) == costs[i].backward[k]);
+        }
+        operations_release(&o);
+        release(&b);
+    }
+}
+
+// Every layer type says what it computes; [route] moves data alone.
+static void test_all_types(void **state)
+{
+    (void)state;
+    for (int i = 0; layer_types[i]; i++)
+        if (!layer_types[i]->operations) fail_msg("[%s] has no operations", layer_types[i]->name);
+}
+
 // ---------------------------------------------------------------------------------------------
 // Widths and prices
 
@@ -438,7 +504,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_groupings), cmocka_unit_test(test_formats), cmocka_unit_test(test_pixel_groups),
-        cmocka_unit_test(test_other_layers),
+        cmocka_unit_test(test_other_layers), cmocka_unit_test(test_darknet_layers), cmocka_unit_test(test_all_types),
         cmocka_unit_test(test_widths), cmocka_unit_test(test_prices), cmocka_unit_test(test_element_energy), cmocka_unit_test(test_sums),
         cmocka_unit_test(test_traffic), cmocka_unit_test(test_bad_tables)};
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -111,7 +111,7 @@ static void test_folders(void **state)
     d = open_data(&settings);
     assert_string_equal(d->names[2], "the cat");
     dataset_close(d);
-    free(settings.names);
+    free((char *)settings.names);
     settings.names = NULL;
     settings.classes = 4;
     expect_failure(&settings, "classes=4, but the data set has 3");
@@ -203,6 +203,44 @@ static void test_darknet_list(void **state)
     expect_failure(&settings, "several class labels in the path");
     settings.classes = 5;
     expect_failure(&settings, "4 class labels: expected 5");
+    settings.classes = 3;
+    settings.names = labels;
+    put_text("train", "/truck/1.png\n");
+    expect_failure(&settings, "4 names: expected 3");
+    settings.more_names = true;
+    d = open_data(&settings);
+    assert_string_equal(d->names[2], "n01751748");
+    dataset_close(d);
+}
+
+// For pictures that come from elsewhere.
+static void test_without_pictures(void **state)
+{
+    (void)state;
+    new_root();
+    const float mean = 0.5f;
+    struct data_settings settings = {.classes = 2, .channels = 3, .height = 4, .width = 5};
+    struct dataset *d;
+    struct error error;
+    if (!dataset_open_without_pictures(&settings, &d, &error)) fail_msg("%s", error.message);
+    assert_true(d->classes == 2 && d->height == 4 && d->width == 5 && d->mean[1] == 0 && d->std[2] == 1);
+    assert_string_equal(d->names[1], "1");
+    dataset_close(d);
+    put_text("names", "cat\ndog\nmore\n");
+    settings.names = below("names");
+    settings.mean = &mean;
+    settings.mean_count = 1;
+    assert_false(dataset_open_without_pictures(&settings, &d, &error));
+    assert_non_null(strstr(error.message, "3 names: expected 2"));
+    settings.more_names = true;
+    settings.names = below("names");
+    if (!dataset_open_without_pictures(&settings, &d, &error)) fail_msg("%s", error.message);
+    assert_string_equal(d->names[1], "dog");
+    assert_true(d->mean[2] == mean);
+    dataset_close(d);
+    settings.channels = 2;
+    assert_false(dataset_open_without_pictures(&settings, &d, &error));
+    assert_non_null(strstr(error.message, "channels=2: pictures have 1 or 3"));
 }
 
 static void test_data_file(void **state)
@@ -454,7 +492,8 @@ static void test_cache_bound(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_folders), cmocka_unit_test(test_list), cmocka_unit_test(test_darknet_list),
-                                       cmocka_unit_test(test_data_file), cmocka_unit_test(test_loader), cmocka_unit_test(test_crops),
+                                       cmocka_unit_test(test_without_pictures), cmocka_unit_test(test_data_file),
+                                       cmocka_unit_test(test_loader), cmocka_unit_test(test_crops),
                                        cmocka_unit_test(test_bad_pictures), cmocka_unit_test(test_bad_test_pictures),
                                        cmocka_unit_test(test_cache_bound)};
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -171,13 +171,12 @@ static void test_layer(void **state)
     for (int i = 0; i < IMAGES * 98; i++) input[i] = random_normal(&stream);
     struct pass pass = {.pool = b.pool, .images = IMAGES, .training = true, .seed = 3, .labels = labels, .loss_scale = 1};
     struct error error = {""};
-    if (!network_forward(b.network, input, &pass, &error) || !network_backward(b.network, &pass, &error)) fail_msg("%s", error.message);
-    const struct layer *layer = b.network->layers[0];
     static float z[2][IMAGES * MAP], gradient[WEIGHTS], errors[IMAGES * MAP];
-    for (int n = 0; n < IMAGES; n++) {
-        blocked_to_planar(layer->output + (size_t)n * 16 * 49, 8, 49, z[0] + n * MAP);
-        blocked_to_planar(layer->delta + (size_t)n * 16 * 49, 8, 49, errors + n * MAP);
-    }
+    const struct layer *layer = b.network->layers[0];
+    if (!network_forward(b.network, input, &pass, &error)) fail_msg("%s", error.message);
+    for (int n = 0; n < IMAGES; n++) blocked_to_planar(layer->output + (size_t)n * 16 * 49, 8, 49, z[0] + n * MAP);
+    if (!network_backward(b.network, &pass, &error)) fail_msg("%s", error.message);
+    for (int n = 0; n < IMAGES; n++) blocked_to_planar(layer->delta + (size_t)n * 16 * 49, 8, 49, errors + n * MAP);
     const int dims[3][4] = {{8, 2, 3, 3}, {IMAGES, 2, 7, 7}, {IMAGES, 8, 7, 7}};
     struct mls_format formats[3] = {preset("mxfp6_e2m3", MLS_NEAREST), preset("fp8_e4m3", MLS_NEAREST), preset("mxfp4", MLS_STOCHASTIC)};
     const float *const raw[3] = {b.network->parameters[0]->value, input, errors};

@@ -83,6 +83,10 @@ static const struct { const char *name, *layers; } cases[] = {
     {"shortcut, relu", CONV CONV "[shortcut]\nfrom=-2\nactivation=relu\n" END},
     {"shortcut, fewer pixels, more channels", CONV "[conv]\nfilters=6\nsize=3\nstride=2\npad=1\nactivation=tanh\n[shortcut]\nfrom=-2\nactivation=linear\n" END},
     {"shortcut, more pixels", CONV "[conv]\nfilters=6\nsize=3\nstride=2\npad=1\nactivation=tanh\n[conv]\nfilters=2\nsize=1\nactivation=linear\n[route]\nlayers=0\n[shortcut]\nfrom=-3\nactivation=linear\n" END},
+    {"shortcut, more pixels, no whole ratio", CONV "[maxpool]\nsize=2\nstride=2\npadding=0\n[conv]\nfilters=2\nsize=2\nactivation=linear\n[conv]\nfilters=5\nsize=2\npadding=2\nactivation=tanh\n[shortcut]\nfrom=-3\nactivation=linear\n" END},
+    {"shortcut, fewer pixels, no whole ratio", CONV "[conv]\nfilters=5\nsize=3\nactivation=tanh\n[shortcut]\nfrom=-2\nactivation=relu\n" END},
+    {"shortcut, no whole ratio, of normalized layers", "[conv]\nfilters=4\nsize=3\npad=1\nbatch_normalize=1\nactivation=leaky\n"
+     "[conv]\nfilters=5\nsize=3\nbatch_normalize=1\nactivation=linear\n[shortcut]\nfrom=-2\nactivation=relu\n" END},
     {"shortcut, twice the same layer", CONV "[shortcut]\nfrom=-1\nactivation=tanh\n" END},
     {"shortcut, another reader between its inputs", "[conv]\nfilters=4\nsize=3\npad=1\nbatch_normalize=1\nactivation=leaky\n"
      "[conv]\nfilters=4\nsize=3\npad=1\nbatch_normalize=1\nactivation=linear\n[route]\nlayers=0\n" CONV
@@ -95,6 +99,12 @@ static const struct { const char *name, *layers; } cases[] = {
     {"dropout", CONV "[dropout]\nprobability=0.3\n" END},
     {"crop", "[crop]\ncrop_height=4\ncrop_width=5\nflip=1\n" CONV END},
     {"cost behind softmax", CONV END "[cost]\n"},
+    {"local", CONV "[local]\nfilters=3\nsize=2\nstride=2\nactivation=tanh\n" END},
+    {"local, padded", "[local]\nfilters=3\nsize=3\nstride=2\npad=1\nactivation=elu\n[conv]\nfilters=2\nactivation=linear\n" END},
+    {"softmax, groups", CONV "[connected]\noutput=6\nactivation=linear\n[softmax]\ngroups=2\n"},
+    {"softmax, tree", CONV "[connected]\noutput=7\nactivation=linear\n[softmax]\ntree=tests/golden/classes.tree\n"},
+    {"cost, absolute error", CONV "[connected]\noutput=3\nactivation=tanh\n[cost]\ntype=L1\nscale=0.5\n"},
+    {"cost, smooth", CONV "[connected]\noutput=3\nactivation=ramp\n[cost]\ntype=smooth\n"},
     {"cost, squared error", CONV "[connected]\noutput=3\nactivation=tanh\n[cost]\ntype=sse\n"},
 };
 

@@ -104,7 +104,7 @@ kills=0
 for round in 1 2 3; do
   resume=() tries=0
   while :; do
-    train killed$round --set epochs=12 --save-minutes 0 "${resume[@]}" &
+    "$MLSNET" train "$cfg" --output "$work/killed$round" --quiet --set epochs=12 --save-minutes 0 "${resume[@]}" & # $! is no shell's
     pid=$!
     tries=$((tries + 1))
     if [ $tries -le 12 ]; then

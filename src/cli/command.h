@@ -14,6 +14,7 @@ struct command {
 int command_train(int argc, char **argv);
 int command_eval(int argc, char **argv);
 int command_predict(int argc, char **argv);
+int command_convert(int argc, char **argv);
 int command_summary(int argc, char **argv);
 int command_quantize(int argc, char **argv);
 int command_conv(int argc, char **argv);

@@ -50,6 +50,7 @@ static void set_darknet(const struct darknet_data *darknet, struct data_settings
     s->valid = darknet->valid;
     s->labels = darknet->labels;
     s->classes = darknet->classes;
+    s->more_names = true;
     if (darknet->names) s->names = darknet->names;
 }
 

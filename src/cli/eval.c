@@ -70,7 +70,7 @@ static bool measure(const struct options *o, struct session *session, struct met
     struct predictions predictions = {0};
     struct loader *loader = NULL;
     int top = o->top ? o->top : session->darknet.top ? session->darknet.top : 5;
-    if (!checkpoint_load(o->checkpoint, session->network, NULL, error) || !loader_create(&request, &loader, error)) return false;
+    if (!session_load_weights(session, o->checkpoint, error) || !loader_create(&request, &loader, error)) return false;
     bool good = !o->predictions || predictions_open(&predictions, o->predictions, session->dataset, top, error);
     good = good && evaluate(session->network, loader, metrics, o->predictions ? predictions_add : NULL, &predictions, error);
     if (predictions.file && !predictions_close(&predictions, good ? error : NULL)) good = false;
@@ -107,7 +107,7 @@ int command_eval(int argc, char **argv)
     struct options o = {.session = SESSION_REQUEST_DEFAULTS};
     const struct argument table[] = {
         SESSION_ARGUMENTS(o.session),
-        {"CHECKPOINT", ARGUMENT_POSITIONAL, &o.checkpoint, "a .safetensors file of the network"},
+        {"CHECKPOINT", ARGUMENT_POSITIONAL, &o.checkpoint, "a .safetensors or .weights file of the network"},
         {"--confusion", ARGUMENT_TEXT, &o.confusion, "write the confusion matrix to this CSV file (default: do not)"},
         {"--predictions", ARGUMENT_TEXT, &o.predictions, "write each picture's path, label, likely classes, probabilities to this CSV file"},
         {"--top", ARGUMENT_INT, &o.top, "classes of a picture there (default: 5, or top= of the .data file)"},

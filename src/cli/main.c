@@ -15,6 +15,7 @@ static const struct command commands[] = {
     {"train", "CFG", "train a network", command_train},
     {"eval", "CFG CHECKPOINT", "top-1, top-5, loss, per-class figures over the test set", command_eval},
     {"predict", "CFG CHECKPOINT PICTURE...", "classify picture files", command_predict},
+    {"convert", "IN OUT --cfg CFG", "weights between Darknet's .weights and safetensors", command_convert},
     {"summary", "CFG", "layers, shapes, parameters, multiply-adds, MLS settings, memory", command_summary},
     {"bench", "CFG", "images/s of complete training steps, or of evaluation", command_bench},
     {"energy", "CFG", "operations and energy of a training step and of inference, beside other formats", command_energy},

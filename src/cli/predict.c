@@ -1,11 +1,12 @@
 // mlsnet predict: the most likely classes of picture files.
 #include <json-c/json.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "base/memory.h"
 #include "cli/command.h"
 #include "cli/session.h"
-#include "train/trainer.h"
+#include "train/metrics.h"
 
 struct options {
     struct session_request session;
@@ -16,25 +17,29 @@ struct options {
 };
 
 struct work {
-    const struct options *options;
     struct session *session;
     float *input;
-    int *top, top_count;
+    int *top, top_count;      // classes of the highest scores
     struct json_object *rows; // NULL: plain text
 };
 
-static void report(const struct work *work, const char *path, const float *scores, int classes)
+static bool gives_probabilities(const struct network *network)
 {
-    const struct dataset *dataset = work->session->dataset;
+    return network->loss_layer && strcmp(network->loss_layer->type->name, "softmax") == 0;
+}
+
+static void report(const struct work *work, const char *path, const float *scores)
+{
+    bool probabilities = gives_probabilities(work->session->network);
     struct json_object *row = json_object_new_object(), *list = json_object_new_array();
     if (!work->rows) printf("%s:", path);
-    metrics_top(scores, classes, work->top_count, work->top);
     for (int r = 0; r < work->top_count; r++) {
-        int c = work->top[r];
-        if (!work->rows) printf("%s %s %.2f %%", r ? "," : "", dataset->names[c], 100 * (double)scores[c]);
+        double value = (double)scores[work->top[r]];
+        const char *name = work->session->dataset->names[work->top[r]];
+        if (!work->rows) printf(probabilities ? "%s %s %.2f %%" : "%s %s %g", r ? "," : "", name, probabilities ? 100 * value : value);
         struct json_object *entry = json_object_new_object();
-        json_object_object_add(entry, "class", json_object_new_string(dataset->names[c]));
-        json_object_object_add(entry, "probability", json_object_new_double((double)scores[c]));
+        json_object_object_add(entry, "class", json_object_new_string(name));
+        json_object_object_add(entry, probabilities ? "probability" : "score", json_object_new_double(value));
         json_object_array_add(list, entry);
     }
     if (!work->rows) putchar('\n');
@@ -54,7 +59,8 @@ static bool predict(const struct work *work, const char *path, struct error *err
     if (!dataset_read_picture(work->session->dataset, path, work->input, error)) return false;
     if (!network_forward(network, work->input, &pass, error)) return error_prefix(error, "%s: ", path);
     const float *scores = network_output(network, &classes);
-    report(work, path, scores, classes);
+    metrics_top(scores, classes, work->top_count, work->top);
+    report(work, path, scores);
     return true;
 }
 
@@ -64,11 +70,10 @@ static int run(const struct options *o, struct session *session)
     struct error error;
     size_t size = shape_size(session->network->input_shape);
     int classes = session->dataset->classes, top = o->top ? o->top : session->darknet.top ? session->darknet.top : 5;
-    struct work work = {o, session, memory_allocate(size + 64, sizeof(float), &error),
-                        memory_allocate((size_t)classes, sizeof(int), &error), top < classes ? top : classes,
-                        o->json ? json_object_new_array() : NULL};
+    struct work work = {session, memory_allocate(size + 64, sizeof(float), &error), memory_allocate((size_t)classes, sizeof(int), &error),
+                        top < classes ? top : classes, o->json ? json_object_new_array() : NULL};
     int status = 0;
-    bool ready = work.input && work.top && checkpoint_load(o->checkpoint, session->network, NULL, &error);
+    bool ready = work.input && work.top && session_load_weights(session, o->checkpoint, &error);
     if (!ready) {
         fprintf(stderr, "mlsnet predict: %s\n", error.message);
         status = 1;
@@ -90,8 +95,9 @@ int command_predict(int argc, char **argv)
     struct options o = {.session = SESSION_REQUEST_DEFAULTS, .top = 0};
     const struct argument table[] = {
         SESSION_ARGUMENTS(o.session),
-        {"CHECKPOINT", ARGUMENT_POSITIONAL, &o.checkpoint, "a .safetensors file of the network"},
+        {"CHECKPOINT", ARGUMENT_POSITIONAL, &o.checkpoint, "a .safetensors or .weights file of the network"},
         {"PICTURE", ARGUMENT_LIST, &o.pictures, "JPEG or PNG files"},
+        {"--names", ARGUMENT_TEXT, &o.session.names, "file with a class name a line (default: the data set's names; numbers without a data set)"},
         {"--top", ARGUMENT_INT, &o.top, "classes shown (default: 5, or top= of the .data file)"},
         {"--json", ARGUMENT_FLAG, &o.json, "print as JSON"},
         {0},
@@ -108,7 +114,7 @@ int command_predict(int argc, char **argv)
     }
     struct session session;
     o.session.without_train = o.session.without_test = true;
-    o.session.needs_data = true; // for the names of the classes, mean and deviation
+    o.session.needs_data = o.session.data_optional = true; // for the names of the classes, mean and deviation
     o.session.max_images = 1;
     int status = session_open(&session, &o.session);
     if (status == 0) status = run(&o, &session);

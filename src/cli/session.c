@@ -6,6 +6,7 @@
 
 #include "base/file.h"
 #include "cli/data_settings.h"
+#include "train/checkpoint.h"
 
 static int fail(const char *text, int status)
 {
@@ -44,7 +45,7 @@ static int open_network(struct session *session, const struct session_request *r
 {
     struct diagnostics diagnostics = {.path = request->cfg_path};
     struct network_request wanted = {.for_training = request->for_training, .max_images = request->max_images,
-                                     .kernel = request->kernel};
+                                     .kernel = request->kernel, .loss_optional = request->loss_optional};
     read_training(session, &diagnostics);
     read_data(session, &diagnostics);
     wanted.seed = (uint64_t)session->training.seed;
@@ -64,6 +65,29 @@ static bool shape_fits(const struct session *session, const struct data_settings
     return d->channels == in.channels && (same_size || settings->darknet_crop || settings->area_crop || settings->resize);
 }
 
+// --names goes before the data set's own, by which a list may still know its labels.
+static void use_names(const struct session_request *request, struct data_settings *settings)
+{
+    if (!request->names) return;
+    if (!settings->labels) settings->labels = settings->names;
+    settings->names = request->names;
+    settings->more_names = true;
+}
+
+// Pixels of 0..1 as in Darknet; classes have the names of --names, or numbers.
+static int open_without_data(struct session *session, const struct session_request *request)
+{
+    struct error error;
+    struct data_settings settings;
+    if (!data_settings_make(&session->data, session->network, NULL, &settings, &error)) {
+        fprintf(stderr, "%s: %s\n", request->cfg_path, error.message);
+        return 2;
+    }
+    network_output(session->network, &settings.classes);
+    use_names(request, &settings);
+    return dataset_open_without_pictures(&settings, &session->dataset, &error) ? 0 : fail(error.message, 1);
+}
+
 static int open_data(struct session *session, const struct session_request *request)
 {
     struct error error;
@@ -81,6 +105,7 @@ static int open_data(struct session *session, const struct session_request *requ
         fprintf(stderr, "%s: %s\n", request->cfg_path, error.message);
         return 2;
     }
+    use_names(request, &settings);
     settings.without_train = request->without_train;
     settings.without_test = request->without_test;
     if (!dataset_open(&settings, folder, &session->dataset, &error)) return fail(error.message, 1);
@@ -117,7 +142,26 @@ int session_open(struct session *session, const struct session_request *request)
     session->pool = thread_pool_create(request->threads ? request->threads : threads_available(), &error);
     if (!session->pool) return fail(error.message, 1);
     int status = open_network(session, request);
-    return status || !request->needs_data ? status : open_data(session, request);
+    if (status || !request->needs_data) return status;
+    bool without_data = request->data_optional && !request->data && !cfg_find_section(session->cfg, "data");
+    return without_data ? open_without_data(session, request) : open_data(session, request);
+}
+
+static bool has_mls_option(const struct cfg *cfg)
+{
+    for (int i = 0; i < cfg->section_count; i++)
+        for (const struct option_description *row = mls_option_table; row->name; row++)
+            if (cfg_find_option(&cfg->sections[i], row->name)) return true;
+    return false;
+}
+
+bool session_load_weights(struct session *session, const char *path, struct error *error)
+{
+    struct darknet_header header;
+    if (!checkpoint_load_weights(path, session->network, &header, error)) return false;
+    if (header.known && !has_mls_option(session->cfg))
+        fprintf(stderr, "note: %s holds weights of Darknet's kind, and the cfg runs convolutions in MLS; --set mls=0 gives fp32\n", path);
+    return true;
 }
 
 void session_close(struct session *session)

@@ -15,7 +15,10 @@ struct session_request {
     int threads; // 0: all cores the process may use
     int seed;    // -1: as the cfg says
     bool for_training, needs_data;
+    bool data_optional;               // needs_data, but a cfg without [data] gets one without pictures where --data is not given either
     bool without_train, without_test; // of the data: these pictures are not needed
+    bool loss_optional;
+    const char *names;                // file of class names that go before the data set's own; NULL: none
     int max_images; // 0: as the cfg says
 };
 #define SESSION_REQUEST_DEFAULTS {.seed = -1}
@@ -41,6 +44,9 @@ struct session {
 
 // 0, or the exit status after messages on stderr: 2 for a wrong cfg or argument, 1 for the rest. Released in any case.
 int session_open(struct session *session, const struct session_request *request);
+// Weights for eval and predict, of either kind. Darknet's are meant for fp32: says so on stderr where the cfg leaves MLS to
+// its defaults.
+bool session_load_weights(struct session *session, const char *path, struct error *error);
 void session_close(struct session *session);
 
 #endif

@@ -20,25 +20,16 @@ static size_t parameters_of(const struct network *network, int layer)
     return count;
 }
 
-static size_t maps_of(const struct network *network, const struct layer *layer)
-{
-    size_t map = shape_stored(layer->output_shape) * (size_t)network->max_images * sizeof(float);
-    return (layer->output ? map : 0) + (layer->raw ? map : 0);
-}
-
-// What the layer has for itself: maps, parameters with gradient and momentum, and what it allocated.
+// What the layer has for itself: parameters with gradient and momentum, and what it allocated.
 static size_t memory_of(const struct network *network, const struct layer *layer)
 {
-    return maps_of(network, layer) + 3 * sizeof(float) * parameters_of(network, layer->index) + layer->extra_memory;
+    return 3 * sizeof(float) * parameters_of(network, layer->index) + layer->extra_memory;
 }
 
-// What the layers share: the arrays of the errors, workspace and scratch.
+// What the layers share: maps, workspace and scratch.
 static size_t shared_memory(const struct network *network)
 {
-    size_t bytes = network->workspace_bytes + network->scratch_bytes * (size_t)thread_pool_size(network->pool);
-    for (int i = 0; i < network->array_count; i++) bytes += network->arrays[i].floats * sizeof(float);
-    for (int i = 0; i < network->layer_count; i++) bytes -= maps_of(network, network->layers[i]);
-    return bytes;
+    return network->maps_floats * sizeof(float) + network->workspace_bytes + network->scratch_bytes * (size_t)thread_pool_size(network->pool);
 }
 
 struct totals {
@@ -93,7 +84,7 @@ static void print_table(const struct network *network)
     printf("input %d x %d x %d, %d images at a time; kernels: see mlsnet kernels\n", in.channels, in.height, in.width, network->max_images);
     printf("%4s  %-14s %-18s %12s %12s %9s  %s\n", "", "layer", "output", "parameters", "M mult-adds", "MiB", "settings");
     for (int i = 0; i < network->layer_count; i++) print_row(network, network->layers[i], &totals);
-    printf("%4s  %-14s %-18s %12s %12s %9.1f  errors and workspace, used by one layer after the other\n", "", "shared", "", "", "",
+    printf("%4s  %-14s %-18s %12s %12s %9.1f  feature maps, their errors, workspace: places used by one after the other\n", "", "shared", "", "", "",
            (double)shared_memory(network) / 1048576);
     totals.memory += shared_memory(network);
     printf("%4s  %-14s %-18s %12zu %12.3f %9.1f  parameters without running statistics; memory of training\n", "", "total", "",
@@ -108,7 +99,7 @@ int command_summary(int argc, char **argv)
     enum arguments_result result = arguments_parse(argc, argv, "CFG [options]", table);
     if (result != ARGUMENTS_GO_ON) return (int)result;
     struct session session;
-    request.for_training = true;
+    request.for_training = request.loss_optional = true;
     int status = session_open(&session, &request);
     if (status == 0) json ? print_json(session.network) : print_table(session.network);
     session_close(&session);

@@ -29,7 +29,7 @@ static void catch_signals(void)
 
 struct options {
     struct session_request session;
-    const char *output;
+    const char *output, *weights;
     bool resume, quiet, json;
     int stop_after;
     double save_minutes;
@@ -113,6 +113,7 @@ static int prepare(const struct options *options, const struct session *session,
         error_set(error, "%s is there already: go on with --resume, or choose another folder with --output", last);
         return 1;
     }
+    if (options->weights && !checkpoint_load(options->weights, session->network, NULL, error)) return 1;
     if (!run_folder_write_text(folder, "config.cfg", session->cfg_text, error)) return 1;
     return run_folder_start_log(folder, trainer->state.epoch, error) ? 0 : 1;
 }
@@ -172,6 +173,7 @@ int command_train(int argc, char **argv)
         {"--seed", ARGUMENT_INT, &o.session.seed, "seed of the run (default: as the cfg says)"},
         {"--output", ARGUMENT_TEXT, &o.output, "folder of the run (default: results/NAME of the cfg)"},
         {"--resume", ARGUMENT_FLAG, &o.resume, "go on from last.safetensors in the folder"},
+        {"--weights", ARGUMENT_TEXT, &o.weights, "begin with these weights, .safetensors or Darknet's .weights (default: random ones)"},
         {"--save-minutes", ARGUMENT_FLOAT, &o.save_minutes, "save within an epoch this often (default: 10)"},
         {"--stop-after", ARGUMENT_INT, &o.stop_after, "save and stop after this many steps (default: 0, do not)"},
         {"--quiet", ARGUMENT_FLAG, &o.quiet, "print nothing but errors"},
@@ -180,6 +182,10 @@ int command_train(int argc, char **argv)
     };
     enum arguments_result result = arguments_parse(argc, argv, "CFG [options]", table);
     if (result != ARGUMENTS_GO_ON) return (int)result;
+    if (o.resume && o.weights) {
+        fprintf(stderr, "mlsnet train: --weights begins a run, --resume goes on with one: expected only one of them\n");
+        return 2;
+    }
     struct session session;
     o.session.for_training = o.session.needs_data = true;
     int status = session_open(&session, &o.session);

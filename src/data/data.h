@@ -17,9 +17,10 @@ struct data_settings {
     int type;                 // index in data_sources[]; option type=
     char *path;               // folder with the files, or its parent
     int classes;              // 0: as the data set says
-    char *names;              // file with a class name a line; NULL: the data set's own
+    const char *names;        // file with a class name a line; NULL: the data set's own
+    bool more_names;          // it may hold more names than there are classes, as Darknet's lists do
     char *train, *valid;      // type=list: files with the paths of the pictures
-    char *labels;             // type=list: file with the class labels that paths contain; NULL: the names
+    const char *labels;       // type=list: file with the class labels that paths contain; NULL: the names
     bool darknet;             // type=list, as Darknet's .data files mean it: see list.c
     int channels, height, width; // what the network takes; 0: as the data has it
     int mean_count, std_count;
@@ -91,6 +92,9 @@ void dataset_use_imagenet_mean(struct dataset *dataset);
 // it, e.g. cifar-10-batches-bin). Every file's length and every label is checked.
 bool dataset_open(const struct data_settings *settings, const char *override, struct dataset **dataset,
                   struct error *error);
+// For pictures that come from elsewhere (dataset_read_picture): settings->classes classes with the names of settings->names,
+// or numbers; without mean and deviation in the settings pixels are 0..1.
+bool dataset_open_without_pictures(const struct data_settings *settings, struct dataset **dataset, struct error *error);
 void dataset_close(struct dataset *dataset);
 
 // One picture file as evaluation sees it, normalized, into out[channels][height][width].

@@ -68,8 +68,8 @@ static bool read_names(struct dataset *dataset, const char *path, struct error *
     char *rest = text;
     for (char *line; names && (line = strtok_r(rest, "\r\n", &rest)); count++)
         if (count < dataset->classes) names[count] = line;
-    bool good = names != NULL, more = dataset->settings.darknet && count > dataset->classes; // Darknet's lists serve many classes
-    if (more) count = dataset->classes;
+    bool good = names != NULL;
+    if (dataset->settings.more_names && count > dataset->classes) count = dataset->classes;
     if (good && count != dataset->classes)
         good = error_set(error, "%s: %d names: expected %d", path, count, dataset->classes);
     if (good) {
@@ -153,6 +153,34 @@ bool dataset_open(const struct data_settings *settings, const char *override, st
     dataset->channels = settings->channels;
     bool good = dataset->channels <= 4 || error_set(error, "[net] channels=%d: pictures have 1 or 3", dataset->channels);
     good = good && source->read(dataset, folder, error) && apply_settings(dataset, folder, error) && set_shape(dataset, error);
+    if (good)
+        *result = dataset;
+    else
+        dataset_close(dataset);
+    return good;
+}
+
+static bool number_classes(struct dataset *dataset, int classes, struct error *error)
+{
+    char number[16];
+    dataset->classes = classes;
+    if (!(dataset->names = memory_allocate((size_t)classes, sizeof *dataset->names, error))) return false;
+    for (int i = 0; i < classes; i++) {
+        snprintf(number, sizeof number, "%d", i);
+        if (!(dataset->names[i] = strdup(number))) return error_set(error, "out of memory");
+    }
+    return true;
+}
+
+bool dataset_open_without_pictures(const struct data_settings *settings, struct dataset **result, struct error *error)
+{
+    struct dataset *dataset = memory_allocate(1, sizeof *dataset, error);
+    if (!dataset) return false;
+    dataset->settings = *settings;
+    dataset->channels = settings->channels;
+    for (int c = 0; c < 4; c++) dataset->std[c] = 1;
+    bool good = (dataset->channels <= 4 || error_set(error, "[net] channels=%d: pictures have 1 or 3", dataset->channels)) &&
+                number_classes(dataset, settings->classes, error) && apply_settings(dataset, ".", error) && set_shape(dataset, error);
     if (good)
         *result = dataset;
     else

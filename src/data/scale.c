@@ -29,21 +29,25 @@ static bool done(int result, struct error *error)
     return result || error_set(error, "out of memory");
 }
 
-bool picture_scale_part(const struct picture *from, struct rectangle part, int width, int height, uint8_t *to, struct error *error)
-{
-    size_t row = (size_t)from->width * (size_t)from->channels;
-    const uint8_t *first = from->pixels + (size_t)part.top * row + (size_t)part.left * (size_t)from->channels;
-    if (!fits(part.height, (double)height / part.height, width, from->channels, error)) return false;
-    return done(stbir_resize_uint8_generic(first, part.width, part.height, (int)row, to, width, height, 0, from->channels,
-                                           STBIR_ALPHA_CHANNEL_NONE, 0, STBIR_EDGE_CLAMP, STBIR_FILTER_TRIANGLE,
-                                           STBIR_COLORSPACE_LINEAR, NULL), error);
-}
-
 static void copy_part(const struct picture *from, struct rectangle part, uint8_t *to)
 {
     size_t pixel = (size_t)from->channels, row = (size_t)part.width * pixel;
     for (int y = 0; y < part.height; y++, to += row)
         memcpy(to, from->pixels + ((size_t)(part.top + y) * (size_t)from->width + (size_t)part.left) * pixel, row);
+}
+
+bool picture_scale_part(const struct picture *from, struct rectangle part, int width, int height, uint8_t *to, struct error *error)
+{
+    size_t row = (size_t)from->width * (size_t)from->channels;
+    const uint8_t *first = from->pixels + (size_t)part.top * row + (size_t)part.left * (size_t)from->channels;
+    if (width == part.width && height == part.height) {
+        copy_part(from, part, to);
+        return true;
+    }
+    if (!fits(part.height, (double)height / part.height, width, from->channels, error)) return false;
+    return done(stbir_resize_uint8_generic(first, part.width, part.height, (int)row, to, width, height, 0, from->channels,
+                                           STBIR_ALPHA_CHANNEL_NONE, 0, STBIR_EDGE_CLAMP, STBIR_FILTER_TRIANGLE,
+                                           STBIR_COLORSPACE_LINEAR, NULL), error);
 }
 
 bool picture_part_of_scaled(const struct picture *from, int scaled_width, int scaled_height, struct rectangle part, uint8_t *to,

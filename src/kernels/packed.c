@@ -66,10 +66,18 @@ static bool create_bytes(struct packed_convolution *packed, struct packed_map *m
     return true;
 }
 
+// Codes and planes of the weights, each.
+static size_t weight_bytes(const struct packed_convolution *packed)
+{
+    const struct convolution_shape *s = &packed->shape;
+    return (size_t)s->out_channels * (size_t)(s->in_channels / s->groups) * (size_t)(s->kernel_height * s->kernel_width) + 64;
+}
+
 size_t packed_workspace_bytes(const struct packed_convolution *packed)
 {
     const struct packed_map *map = packed->request.for_training ? &packed->errors : &packed->activations;
-    return map->pixels_size + map->planes_size + map->quads_size;
+    size_t bytes = map->pixels_size + map->planes_size + map->quads_size, weights = 2 * weight_bytes(packed);
+    return bytes > weights ? bytes : weights;
 }
 
 void packed_use_workspace(struct packed_convolution *packed, void *workspace)
@@ -77,6 +85,8 @@ void packed_use_workspace(struct packed_convolution *packed, void *workspace)
     struct packed_map *map = packed->request.for_training ? &packed->errors : &packed->activations;
     uint8_t *bytes = workspace;
     map->shared = true;
+    packed->weight_codes = workspace;
+    packed->weight_planes = packed->weight_codes + weight_bytes(packed);
     if (map->pixels_size) map->pixels = bytes;
     if (map->planes_size) map->planes = bytes + map->pixels_size;
     if (map->quads_size) map->quads = (int8_t *)bytes + map->pixels_size + map->planes_size;
@@ -326,15 +336,9 @@ static bool create_gradient(struct packed_convolution *packed, struct error *err
     if (!packed->gradient_offsets) return false;
     for (int k = 0; k < s->kernel_height * s->kernel_width; k++)
         packed->gradient_offsets[k] = (size_t)(k / s->kernel_width) * packed->activations.row_bytes + (size_t)(k % s->kernel_width) * BLOCK_CHANNELS;
-    int tiles = packed->depthwise ? 1 : (s->out_channels + GRADIENT_CHANNELS - 1) / GRADIENT_CHANNELS, all = packed->activations.blocks * tiles;
-    packed->gradient_tiles = tiles;
-    size_t size = (size_t)(s->kernel_height * s->kernel_width) * GRADIENT_CHANNELS * BLOCK_CHANNELS;
-    packed->gradient_totals = take(packed, (size_t)all * size, sizeof(float), error);
-    if (!packed->gradient_totals) return false;
-    bool one_group = packed->activations.grouping.blocks[0] == 1 && packed->errors.grouping.blocks[0] == 1;
-    if (!one_group) return true;
-    packed->gradient_sums = take(packed, (size_t)all * size, sizeof(int64_t), error);
-    return packed->gradient_sums != NULL;
+    packed->gradient_tiles = packed->depthwise ? 1 : (s->out_channels + GRADIENT_CHANNELS - 1) / GRADIENT_CHANNELS;
+    packed->gradient_one_group = packed->activations.grouping.blocks[0] == 1 && packed->errors.grouping.blocks[0] == 1;
+    return true;
 }
 
 static bool create_weight_blocks(struct packed_convolution *packed, struct error *error)
@@ -362,12 +366,9 @@ static bool create_all(struct packed_convolution *packed, struct error *error)
     packed->depthwise = is_depthwise(s);
     packed->weight_grouping = mls_grouping_of(format, MLS_WEIGHT, s->out_channels, s->in_channels / s->groups, s->groups);
     size_t groups = (size_t)packed->weight_grouping.blocks[0] * (size_t)packed->weight_grouping.blocks[1];
-    size_t weights = (size_t)s->out_channels * (size_t)(s->in_channels / s->groups) * (size_t)(s->kernel_height * s->kernel_width);
     packed->weight_maxima = take(packed, groups, sizeof(float), error);
     packed->weight_scales = take(packed, groups, sizeof(float), error);
-    packed->weight_codes = take(packed, weights + 64, 1, error);
-    packed->weight_planes = take(packed, weights + 64, 1, error);
-    if (!packed->weight_maxima || !packed->weight_scales || !packed->weight_codes || !packed->weight_planes) return false;
+    if (!packed->weight_maxima || !packed->weight_scales) return false;
     if (!packed->depthwise && !create_weight_blocks(packed, error)) return false;
     if (!create_maps(packed, error) || !create_forward(packed, error)) return false;
     if (packed->request.for_training && (!create_backward(packed, error) || !create_gradient(packed, error))) return false;
@@ -437,11 +438,7 @@ void packed_destroy(struct packed_convolution *packed)
     memory_release(packed->row_maxima);
     memory_release(packed->weight_maxima);
     memory_release(packed->weight_scales);
-    memory_release(packed->weight_codes);
-    memory_release(packed->weight_planes);
     memory_release(packed->gradient_offsets);
-    memory_release(packed->gradient_totals);
-    memory_release(packed->gradient_sums);
     memory_release(packed->scratch);
     memory_release(packed);
 }

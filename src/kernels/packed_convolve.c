@@ -17,7 +17,8 @@ struct convolve_work {
     float *output; // NULL: only quantize
     bool accumulate;
     struct image_done done;
-    int images, chunk; // images of a task
+    int images;
+    int chunk, chunks; // of so many images, one a task; then each image is a task, so that the threads end together
 };
 
 // ---------------------------------------------------------------------------------------------
@@ -115,10 +116,30 @@ static void convolve_phase(const struct convolve_work *work, const struct phase 
     }
 }
 
-static size_t scratch_floats(const struct packed_convolution *packed)
+static size_t scale_floats(const struct packed_convolution *packed)
 {
     int groups = packed->forward.groups > packed->backward.groups ? packed->forward.groups : packed->backward.groups;
     return 2 * (size_t)groups * BLOCK_CHANNELS;
+}
+
+static size_t total_floats(const struct packed_convolution *packed)
+{
+    const struct convolution_shape *s = &packed->shape;
+    if (!packed->request.for_training) return 0;
+    return (size_t)GRADIENT_TILES * (size_t)(s->kernel_height * s->kernel_width) * GRADIENT_CHANNELS * BLOCK_CHANNELS;
+}
+
+static size_t scratch_floats(const struct packed_convolution *packed)
+{
+    size_t sums = packed->gradient_one_group ? total_floats(packed) * sizeof(int64_t) / sizeof(float) : 0;
+    return scale_floats(packed) + total_floats(packed) + sums;
+}
+
+struct packed_scratch packed_scratch_of(const struct packed_convolution *packed, int thread)
+{
+    float *scales = packed->scratch + (size_t)thread * scratch_floats(packed), *totals = scales + scale_floats(packed);
+    void *sums = totals + total_floats(packed);
+    return (struct packed_scratch){scales, totals, packed->gradient_one_group ? sums : NULL};
 }
 
 // Sg_1 * Sg_2 of one or two output blocks from `block`.
@@ -164,9 +185,10 @@ static void convolve_image(struct convolve_work *work, int image, bool last, flo
 static void convolve_task(void *context, int task, int thread)
 {
     struct convolve_work *work = context;
-    float *scratch = work->packed->scratch + (size_t)thread * scratch_floats(work->packed);
-    int end = minimum((task + 1) * work->chunk, work->images);
-    for (int image = task * work->chunk; image < end; image++) convolve_image(work, image, image + 1 == end, scratch);
+    float *scales = packed_scratch_of(work->packed, thread).scales;
+    bool whole = task < work->chunks;
+    int first = whole ? task * work->chunk : work->chunks * (work->chunk - 1) + task, end = first + (whole ? work->chunk : 1);
+    for (int image = first; image < end; image++) convolve_image(work, image, image + 1 == end, scales);
 }
 
 static bool convolve(struct convolve_work *work, struct thread_pool *pool, int images, struct error *error)
@@ -184,7 +206,9 @@ static bool convolve(struct convolve_work *work, struct thread_pool *pool, int i
     work->factor = tensor_factor(packed->weight_tensor_scale, weights, map->tensor_scale, &map->format);
     work->images = images;
     work->chunk = images >= 16 * packed->threads ? 4 : 1;
-    thread_pool_run(pool, (images + work->chunk - 1) / work->chunk, convolve_task, work);
+    work->chunks = packed->threads > 1 ? (images - 4 * packed->threads) / work->chunk : images / work->chunk;
+    if (work->chunks < 0) work->chunks = 0;
+    thread_pool_run(pool, images - work->chunks * (work->chunk - 1), convolve_task, work);
     return map_quantization_end(work->quantization, error);
 }
 
@@ -222,7 +246,6 @@ static void zero_point_sums(const struct packed_convolution *packed, const int8_
 
 #define WORTH_FETCHING 2048 // bytes of an image: less is in the second cache anyway
 #define MOST_BYTES 16384    // of images that are so small: as many as stay in the first cache while a tile is made
-#define MOST_TILES 4        // whose totals fit the first cache beside an image
 
 static const uint8_t *gradient_pixels(const struct packed_map *a, int image, int block)
 {
@@ -298,16 +321,15 @@ static void totals_of_one_group(const struct packed_convolution *packed, int blo
 // channels, so that what it reads of an image serves all of them.
 static void gradient_task(void *context, int task, int thread)
 {
-    (void)thread;
     struct gradient_work *work = context;
     struct packed_convolution *packed = work->packed;
     const struct convolution_shape *s = &packed->shape;
     const struct packed_map *a = &packed->activations, *e = &packed->errors;
     int block = task % a->blocks, first = task / a->blocks * work->tiles, end = minimum(first + work->tiles, packed->gradient_tiles);
     int window = s->kernel_height * s->kernel_width;
-    size_t size = (size_t)window * GRADIENT_CHANNELS * BLOCK_CHANNELS, at = ((size_t)block * (size_t)packed->gradient_tiles + (size_t)first) * size;
-    float *totals = packed->gradient_totals + at;
-    int64_t *wide = packed->gradient_sums ? packed->gradient_sums + at : NULL;
+    size_t size = (size_t)window * GRADIENT_CHANNELS * BLOCK_CHANNELS;
+    float *totals = packed_scratch_of(packed, thread).totals;
+    int64_t *wide = packed_scratch_of(packed, thread).sums;
     int32_t corrections[GRADIENT_CHANNELS];
     struct gradient_job job = {.taps = window, .row_taps = s->kernel_width, .tap_offsets = packed->gradient_offsets, .height = e->height,
                                .width = e->width, .row_quads = e->row_quads, .pixel_bytes = (size_t)s->stride * BLOCK_CHANNELS,
@@ -347,7 +369,7 @@ void packed_weight_gradient(struct packed_convolution *packed, struct thread_poo
     }
     // Tiles together as long as every thread has two tasks.
     work.tiles = blocks * packed->gradient_tiles / (2 * thread_pool_size(pool));
-    work.tiles = work.tiles < 1 ? 1 : minimum(minimum(work.tiles, packed->gradient_tiles), MOST_TILES);
+    work.tiles = work.tiles < 1 ? 1 : minimum(minimum(work.tiles, packed->gradient_tiles), GRADIENT_TILES);
     int parts = (packed->gradient_tiles + work.tiles - 1) / work.tiles;
     thread_pool_run(pool, blocks * parts, gradient_task, &work);
 }

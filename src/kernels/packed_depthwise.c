@@ -175,16 +175,15 @@ static void store_gradient(const struct gradient_work *work, int block, const fl
 
 void depthwise_gradient_task(void *context, int block, int thread)
 {
-    (void)thread;
     const struct gradient_work *work = context;
     struct packed_convolution *packed = work->packed;
     const struct convolution_shape *s = &packed->shape;
     const struct packed_map *a = &packed->activations, *e = &packed->errors;
     int window = s->kernel_height * s->kernel_width;
-    size_t count = (size_t)window * BLOCK_CHANNELS, size = count * GRADIENT_CHANNELS; // of the arrays of a task
-    float *totals = packed->gradient_totals + (size_t)block * size;
+    size_t count = (size_t)window * BLOCK_CHANNELS; // the scratch has room for more
+    float *totals = packed_scratch_of(packed, thread).totals;
     int32_t *sums = (int32_t *)(void *)(totals + count);
-    int64_t *wide = packed->gradient_sums ? packed->gradient_sums + (size_t)block * size : NULL;
+    int64_t *wide = packed_scratch_of(packed, thread).sums;
     struct depthwise_gradient_job job = {.taps = window, .tap_offsets = packed->gradient_offsets, .height = e->height, .width = e->width,
                                          .pixel_bytes = (size_t)s->stride * BLOCK_CHANNELS, .row_bytes = (size_t)s->stride * a->row_bytes,
                                          .input_zero_point = a->zero_point, .error_row_bytes = e->row_bytes,

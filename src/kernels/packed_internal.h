@@ -74,14 +74,13 @@ struct packed_convolution {
     int *in_ends;                    // where the block of each input channel ends
     float *row_maxima;               // [Co][blocks of Ci]: max |weight|
     float *weight_maxima, *weight_scales;
-    int8_t *weight_codes, *weight_planes;
+    int8_t *weight_codes, *weight_planes; // in the workspace, while weights are quantized
     float weight_tensor_scale;
     int gradient_tiles, threads; // tiles: of a block of input channels
     size_t *gradient_offsets; // [Kh * Kw], bytes
-    float *gradient_totals;   // [block][tile][taps][8][16]
-    int64_t *gradient_sums;   // the same, where all images are one group; else NULL
-    float *scratch;           // per thread: Sg_1 * Sg_2 of two output blocks, [2][groups][16]
-    uint8_t *workspace;       // of the errors' bytes, if it is our own
+    bool gradient_one_group;  // all images are one group
+    float *scratch;           // per thread: struct packed_scratch
+    uint8_t *workspace;       // if it is our own
     size_t memory;
 };
 
@@ -92,6 +91,16 @@ struct gradient_work {
     float factor;
     float *gradient;
 };
+
+#define GRADIENT_TILES 4 // most tiles of a task: their totals fit the first cache beside an image
+
+// What a thread has for itself.
+struct packed_scratch {
+    float *scales;   // Sg_1 * Sg_2 of two output blocks, [2][groups][16]
+    float *totals;   // weight gradient, [GRADIENT_TILES][taps][8][16]
+    int64_t *sums;   // the same, where all images are one group; else NULL
+};
+struct packed_scratch packed_scratch_of(const struct packed_convolution *packed, int thread);
 
 // What depthwise convolutions do otherwise (packed_depthwise.c).
 bool depthwise_finish_phase(struct packed_convolution *packed, const struct direction *direction, struct phase *phase, struct error *error);

@@ -1,5 +1,6 @@
 #include "net/arrays.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/memory.h"
@@ -9,23 +10,65 @@ static bool same_shape(struct shape a, struct shape b)
     return a.channels == b.channels && a.height == b.height && a.width == b.width;
 }
 
-// An array for `floats` numbers that is free from time `from` on, the smallest that is large enough; else a new one. Those
-// before `first` are not looked at.
-static float *take(struct network *network, int first, size_t floats, int from, int until, struct error *error)
+// A map and the times at which it is in use, both included.
+struct map {
+    float **place; // where its address goes
+    size_t floats, offset;
+    int from, until;
+};
+
+struct plan {
+    struct map *maps;
+    int count;
+};
+
+static void add(struct plan *plan, float **place, size_t floats, int from, int until)
 {
-    struct shared_array *best = NULL;
-    for (int i = first; i < network->array_count; i++) {
-        struct shared_array *array = &network->arrays[i];
-        if (array->busy_until < from && array->floats >= floats && (!best || array->floats < best->floats)) best = array;
+    plan->maps[plan->count++] = (struct map){place, (floats + BLOCK_CHANNELS - 1) / BLOCK_CHANNELS * BLOCK_CHANNELS, 0, from, until};
+}
+
+static bool in_use_together(const struct map *a, const struct map *b)
+{
+    return a->from <= b->until && b->from <= a->until;
+}
+
+// Falling by size; the order of adding among equals.
+static int compare_maps(const void *a, const void *b)
+{
+    const struct map *x = a, *y = b;
+    if (x->floats != y->floats) return x->floats < y->floats ? 1 : -1;
+    return x->from != y->from ? x->from - y->from : x->until - y->until;
+}
+
+// The lowest offset at which map `index` meets none of those before it that are in use with it.
+static void place_map(struct plan *plan, int index)
+{
+    struct map *map = &plan->maps[index];
+    map->offset = 0;
+    for (int i = 0; i < index; i++) {
+        const struct map *other = &plan->maps[i];
+        bool overlap = map->offset < other->offset + other->floats && other->offset < map->offset + map->floats;
+        if (!overlap || !in_use_together(map, other)) continue;
+        map->offset = other->offset + other->floats;
+        i = -1; // again, from the new offset
     }
-    if (!best) {
-        best = &network->arrays[network->array_count];
-        *best = (struct shared_array){.values = memory_allocate(floats, sizeof(float), error), .floats = floats};
-        if (!best->values) return NULL;
-        network->array_count++;
+}
+
+// The largest maps first: small ones fit between them.
+static bool allocate_plan(struct plan *plan, struct network *network, struct error *error)
+{
+    size_t floats = 0;
+    qsort(plan->maps, (size_t)plan->count, sizeof *plan->maps, compare_maps);
+    for (int i = 0; i < plan->count; i++) {
+        place_map(plan, i);
+        size_t end = plan->maps[i].offset + plan->maps[i].floats;
+        floats = end > floats ? end : floats;
     }
-    best->busy_until = until;
-    return best->values;
+    network->maps = memory_allocate(floats, sizeof(float), error);
+    if (!network->maps) return false;
+    network->maps_floats = floats;
+    for (int i = 0; i < plan->count; i++) *plan->maps[i].place = network->maps + plan->maps[i].offset;
+    return true;
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -54,29 +97,38 @@ static int last_reader(const struct network *network, const struct layer *layer)
     return layer->index;
 }
 
-bool arrays_allocate_outputs(struct network *network, struct error *error)
+// The last time at which the output is read.
+static int end_of_output(const struct network *network, const struct layer *layer)
 {
-    // A layer has at most an output, a raw one and an error.
-    network->arrays = memory_allocate(3 * (size_t)network->layer_count, sizeof *network->arrays, error);
-    if (!network->arrays) return false;
+    int forever = 2 * network->layer_count;
+    if (network->for_training && layer->needs_delta && !layer->backward_spares_output) return forever;
+    for (int i = 0; i < network->layer_count && network->for_training; i++) {
+        const struct layer *reader = network->layers[i];
+        for (int k = 0; k < reader->input_count; k++)
+            if (layer_reads(reader, k, layer) && reader->needs_delta && !reader->backward_spares_input) return forever;
+    }
+    return last_reader(network, layer);
+}
+
+static void add_outputs(struct plan *plan, struct network *network)
+{
     for (int i = 0; i < network->layer_count; i++) {
         struct layer *layer = network->layers[i];
         size_t floats = (size_t)network->max_images * shape_stored(layer->output_shape);
         bool deferred = is_deferred(network, layer);
-        int end = network->for_training ? network->layer_count : last_reader(network, layer);
+        int end = network->for_training ? 2 * network->layer_count : deferred ? last_reader(network, layer) : i;
         if (layer->is_alias) continue;
-        if (layer->wants_raw && !(layer->raw = take(network, 0, floats, i, deferred || network->for_training ? end : i, error))) return false;
-        if (!deferred && !(layer->output = take(network, 0, floats, i, end, error))) return false;
+        if (layer->wants_raw) add(plan, &layer->raw, floats, i, end);
+        if (!deferred) add(plan, &layer->output, floats, i, end_of_output(network, layer));
     }
-    return true;
 }
 
 // ---------------------------------------------------------------------------------------------
-// Errors. Time runs from the last layer to the first.
+// Errors. Time goes on from the last layer to the first.
 
 static int backward_time(const struct network *network, int index)
 {
-    return network->layer_count - 1 - index;
+    return 2 * network->layer_count - 1 - index;
 }
 
 // A [shortcut] gives its error to both inputs. Its array can serve as theirs where nobody writes to it before its time:
@@ -122,31 +174,36 @@ static bool has_delta(const struct layer *layer)
     return layer->needs_delta && !layer->is_alias;
 }
 
-bool arrays_allocate_deltas(struct network *network, struct error *error)
+void arrays_plan_deltas(struct network *network)
 {
-    int first = network->array_count;
     for (int i = network->layer_count - 1; i >= 0; i--) {
         struct layer *layer = network->layers[i];
         if (!has_delta(layer)) continue;
         if (!layer->delta_owner) layer->delta_owner = layer;
         share_with_inputs(network, layer);
     }
-    for (int i = network->layer_count - 1; i >= 0; i--) {
-        struct layer *layer = network->layers[i];
-        if (!has_delta(layer)) continue;
-        if (layer->delta_owner != layer) {
-            layer->delta = layer->delta_owner->delta;
-            continue;
-        }
-        size_t floats = (size_t)network->max_images * shape_stored(layer->output_shape);
-        int from = backward_time(network, first_writer(network, layer)), until = backward_time(network, last_user(network, layer));
-        if (!(layer->delta = take(network, first, floats, from, until, error))) return false;
-    }
-    return true;
 }
 
-void arrays_release(struct network *network)
+static void add_deltas(struct plan *plan, struct network *network)
 {
-    for (int i = 0; i < network->array_count; i++) memory_release(network->arrays[i].values);
-    memory_release(network->arrays);
+    for (int i = network->layer_count - 1; i >= 0; i--) {
+        struct layer *layer = network->layers[i];
+        if (!has_delta(layer) || layer->delta_owner != layer) continue;
+        size_t floats = (size_t)network->max_images * shape_stored(layer->output_shape);
+        add(plan, &layer->delta, floats, backward_time(network, first_writer(network, layer)), backward_time(network, last_user(network, layer)));
+    }
+}
+
+bool arrays_allocate(struct network *network, struct error *error)
+{
+    // A layer has at most an output, a raw one and an error.
+    struct plan plan = {.maps = memory_allocate(3 * (size_t)network->layer_count, sizeof *plan.maps, error)};
+    if (!plan.maps) return false;
+    add_outputs(&plan, network);
+    if (network->for_training) add_deltas(&plan, network);
+    bool good = allocate_plan(&plan, network, error);
+    memory_release(plan.maps);
+    for (int i = 0; i < network->layer_count; i++)
+        if (network->layers[i]->delta_owner) network->layers[i]->delta = network->layers[i]->delta_owner->delta;
+    return good;
 }

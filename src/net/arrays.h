@@ -1,25 +1,18 @@
-// The arrays of feature maps. An array serves another map as soon as its own is not needed any more, which saves memory, and
-// what is written again soon is still in the cache:
+// The arrays of feature maps. They lie in one piece of memory, at places that others had before them or will have after them,
+// where these are not in use at the same time:
 //
-//   errors (layer->delta)       in use from the moment when the first reader of the layer's output writes to it in the backward
-//                               pass until the layer's own backward is done
-//   outputs (layer->output and  kept for the backward pass in training; otherwise in use until the last layer that reads it
-//   layer->raw)
+//   outputs (layer->output)  in use until the last layer that reads it; in training to the end where some backward reads it
+//   layer->raw               the same, and in training to the end: backward reads it
+//   errors (layer->delta)    in use from the moment when the first reader of the layer's output writes to it in the backward pass
+//                            until the layer's own backward is done
 #ifndef NET_ARRAYS_H
 #define NET_ARRAYS_H
 
 #include "net/network.h"
 
-struct shared_array {
-    float *values;
-    size_t floats;
-    int busy_until; // the last time at which it is in use; time is counted in layers
-};
-
-// Sets output and raw of all layers.
-bool arrays_allocate_outputs(struct network *network, struct error *error);
-// Sets delta and delta_owner of all layers that need one. After the outputs; the two do not share.
-bool arrays_allocate_deltas(struct network *network, struct error *error);
-void arrays_release(struct network *network);
+// Sets delta_owner of all layers that have a delta.
+void arrays_plan_deltas(struct network *network);
+// After it: sets output, raw and delta of all layers, in network->maps.
+bool arrays_allocate(struct network *network, struct error *error);
 
 #endif

@@ -6,13 +6,14 @@
 #include "net/network.h"
 
 #define EPSILON 1e-5f
+#define DEVIATION_EPSILON 1e-6
 #define MOMENTUM 0.1f
 
 bool batch_normalization_create(struct batch_normalization *norm, struct layer *layer, int channels, int plane,
                                 struct diagnostics *diagnostics)
 {
     const int dims[1] = {channels};
-    *norm = (struct batch_normalization){.channels = channels, .blocks = blocked_count(channels), .plane = plane};
+    *norm = (struct batch_normalization){.network = layer->network, .channels = channels, .blocks = blocked_count(channels), .plane = plane};
     norm->scale = layer_add_parameter(layer, "batchnorm.scale", 1, dims, true, false, diagnostics);
     norm->bias = layer_add_parameter(layer, "batchnorm.bias", 1, dims, true, false, diagnostics);
     norm->running_mean = layer_add_parameter(layer, "batchnorm.running_mean", 1, dims, false, false, diagnostics);
@@ -143,6 +144,13 @@ static void batch_statistics(struct batch_normalization *norm, int channel, doub
     norm->running_variance->value[channel] += MOMENTUM * (unbiased - norm->running_variance->value[channel]);
 }
 
+// Of evaluation.
+static double running_inverse_deviation(const struct batch_normalization *norm, double variance)
+{
+    if (norm->network->batch_norm_epsilon == BATCH_NORM_EPSILON_DEVIATION) return 1 / (sqrt(variance) + DEVIATION_EPSILON);
+    return 1 / sqrt(variance + (double)EPSILON);
+}
+
 bool batch_normalization_statistics(struct batch_normalization *norm, const struct pass *pass, struct error *error)
 {
     double totals[2 * BLOCK_CHANNELS];
@@ -155,7 +163,7 @@ bool batch_normalization_statistics(struct batch_normalization *norm, const stru
             batch_statistics(norm, c, (double)pass->images * norm->plane, sum, square);
         } else {
             norm->mean[c] = norm->running_mean->value[c];
-            norm->inverse_deviation[c] = (float)(1 / sqrt((double)norm->running_variance->value[c] + (double)EPSILON));
+            norm->inverse_deviation[c] = (float)running_inverse_deviation(norm, (double)norm->running_variance->value[c]);
         }
         norm->multiplier[c] = norm->scale->value[c] * norm->inverse_deviation[c];
         norm->offset[c] = norm->bias->value[c] - norm->mean[c] * norm->multiplier[c];

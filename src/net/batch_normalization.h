@@ -2,7 +2,7 @@
 // by [connected] with batch_normalize=1, joined with the activation that follows.
 //
 //   training:   mean, variance over images and plane (biased); x^ = (x - mean) / sqrt(variance + epsilon)
-//   evaluation: running mean and variance
+//   evaluation: running mean and variance (with batch_norm_epsilon=deviation / (sqrt(variance) + 1e-6), Darknet's)
 //   y = activation(scale * x^ + bias);  running = (1 - momentum) * running + momentum * batch (unbiased variance)
 // epsilon 1e-5 and momentum 0.1, as PyTorch.
 //
@@ -17,6 +17,7 @@
 #include "net/layer.h"
 
 struct batch_normalization {
+    const struct network *network;   // whose batch_norm_epsilon evaluation uses
     int channels, blocks, plane;
     struct parameter *scale, *bias, *running_mean, *running_variance;
     // By channel, with the empty lanes of the last block, which hold zeros.

@@ -113,10 +113,12 @@ struct layer {
     bool can_defer;            // can leave its output as a source
     bool is_alias;             // only another name for inputs[0], which those that name this layer get instead
     bool keeps_delta;          // backward leaves delta as it was
-    // If not NULL: called for each image by the last writer of delta, while that image is in the cache. It reads `delta_reads`.
-    // `gates`, if not NULL, are those of the image: delta is first to be set to 0 where they are shut.
+    bool backward_spares_input;  // backward does not read the inputs' outputs, so that their arrays may serve others
+    bool backward_spares_output; // nor its own
+    // If not NULL: called for each image by the last writer of delta, while that image is in the cache. It reads `raw` of
+    // delta_reads. `gates`, if not NULL, are those of the image: delta is first to be set to 0 where they are shut.
     void (*delta_ready)(struct layer *layer, int image, const int32_t *gates);
-    const float *delta_reads;
+    const struct layer *delta_reads;
 
     size_t extra_memory;       // bytes the layer allocated itself, for `summary`
     double multiply_adds;      // per image, one forward pass, for `summary`
@@ -131,8 +133,8 @@ struct layer_type {
     // layers with `from`/`layers` options replace them with layer_set_inputs), sets output_shape, registers
     // parameters and allocates state. Problems go to diagnostics with the section's line.
     bool (*create)(struct layer *layer, struct diagnostics *diagnostics);
-    // Called when the arrays of all layers are there; may be NULL.
-    bool (*arrays_known)(struct layer *layer, struct diagnostics *diagnostics);
+    // Called when all layers are there and delta_owner is set, before arrays are allocated; may be NULL.
+    bool (*deltas_planned)(struct layer *layer, struct diagnostics *diagnostics);
     // output = f(inputs).
     bool (*forward)(struct layer *layer, const struct pass *pass, struct error *error);
     // From layer->delta: parameter gradients are added to, and the deltas of the inputs written (see

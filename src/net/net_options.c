@@ -28,6 +28,7 @@ const struct option_description net_option_table[] = {
     {"width", OPTION_INT, NET(width), 1, 4096, "32", NULL, "input columns"},
     {"channels", OPTION_INT, NET(channels), 1, 1024, "3", NULL, "input channels"},
     {"kernel", OPTION_STRING, NET(kernel), 0, 0, NULL, NULL, "kernel set by name (see `mlsnet kernels`); the best there is otherwise"},
+    {"batch_norm_epsilon", OPTION_CHOICE, NET(batch_norm_epsilon), 0, 0, NULL, BATCH_NORM_EPSILON_NAMES, "evaluation divides by: variance: sqrt(variance + 1e-5), deviation: sqrt(variance) + 1e-6 (original Darknet); as the weights' file says"},
     AUGMENTATION(NET), IGNORED("center"), IGNORED("adam"), IGNORED("B1"), IGNORED("B2"), IGNORED("eps"),
     IGNORED("random"), IGNORED("notruth"), IGNORED("inputs"), IGNORED("time_steps"),
     {0},

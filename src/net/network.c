@@ -50,7 +50,8 @@ struct delta_target layer_delta_target(struct layer *layer, int i)
     target.values = layer_input_delta(layer, i, &target.accumulate);
     if (!target.values || !input->delta_ready || input->delta_written_count < input->delta_writers) return target;
     input->delta_seen = true;
-    target.done = (struct image_done){call_delta_ready, input, input->delta_reads, shape_stored(input->output_shape)};
+    const float *reads = input->delta_reads ? input->delta_reads->raw : NULL;
+    target.done = (struct image_done){call_delta_ready, input, reads, shape_stored(input->output_shape)};
     return target;
 }
 
@@ -254,22 +255,21 @@ static bool allocate_maps(struct network *network, struct diagnostics *diagnosti
             if (input->needs_delta) layer->needs_delta = true;
             if (!layer->is_alias) input->delta_writers++;
         }
-    bool good = arrays_allocate_outputs(network, &error) && (!network->for_training || arrays_allocate_deltas(network, &error));
+    if (network->for_training) arrays_plan_deltas(network);
+    for (int i = 0; i < network->layer_count; i++) {
+        struct layer *layer = network->layers[i];
+        if (layer->type->deltas_planned && !layer->type->deltas_planned(layer, diagnostics)) return false;
+    }
+    bool good = arrays_allocate(network, &error);
     for (int i = 0; good && i < network->layer_count; i++) {
         size_t planes = images * blocked_channels(network->layers[i]->output_shape.channels);
         good = (network->layers[i]->output_maximum = memory_allocate(planes, sizeof(float), &error)) != NULL;
     }
     if (good) good = (network->scores = memory_allocate(images * shape_size(network->output_layer->output_shape), sizeof(float), &error)) != NULL;
     if (good && !first->reads_planar) network->blocked_input = memory_allocate(images * shape_stored(network->input_shape), sizeof(float), &error);
-    if (!good || !(network->blocked_input || first->reads_planar)) {
-        diagnostics_add(diagnostics, 1, "net", "%s", error.message);
-        return false;
-    }
-    for (int i = 0; i < network->layer_count; i++) {
-        struct layer *layer = network->layers[i];
-        if (layer->type->arrays_known && !layer->type->arrays_known(layer, diagnostics)) return false;
-    }
-    return true;
+    if (good && (network->blocked_input || first->reads_planar)) return true;
+    diagnostics_add(diagnostics, 1, "net", "%s", error.message);
+    return false;
 }
 
 // Adds the layer of one section. false if its shape is not known, so that nothing can follow.
@@ -291,7 +291,7 @@ static bool add_layer(struct network *network, struct cfg_section *section, stru
     return good;
 }
 
-static void find_ends(struct network *network, struct diagnostics *diagnostics)
+static void find_ends(struct network *network, bool needs_loss, struct diagnostics *diagnostics)
 {
     for (int i = 0; i < network->layer_count; i++) {
         struct layer *layer = network->layers[i];
@@ -302,13 +302,13 @@ static void find_ends(struct network *network, struct diagnostics *diagnostics)
     if (strcmp(network->output_layer->type->name, "cost") == 0) {
         network->loss_layer = network->output_layer;
         network->output_layer = network->loss_layer->inputs[0] ? network->loss_layer->inputs[0] : network->loss_layer;
-    } else if (network->for_training) {
+    } else if (needs_loss) {
         diagnostics_add(diagnostics, network->output_layer->section->line, network->output_layer->section->name,
                         "the last layer has no loss to train with: expected [softmax] or [cost]");
     }
 }
 
-static bool add_layers(struct network *network, struct cfg *cfg, struct diagnostics *diagnostics)
+static bool add_layers(struct network *network, struct cfg *cfg, bool needs_loss, struct diagnostics *diagnostics)
 {
     int before = diagnostics->count;
     bool shapes_known = true;
@@ -330,7 +330,7 @@ static bool add_layers(struct network *network, struct cfg *cfg, struct diagnost
         diagnostics_add(diagnostics, 1, "net", "no layer follows: expected at least one layer section");
         return false;
     }
-    find_ends(network, diagnostics);
+    find_ends(network, needs_loss, diagnostics);
     return diagnostics->count == before && allocate_maps(network, diagnostics);
 }
 
@@ -349,6 +349,7 @@ static bool configure(struct network *network, const struct network_request *req
     if (!network->kernels)
         diagnostics_add(diagnostics, 1, "net", "kernel=%s: unknown or not supported by this processor; see `mlsnet kernels`",
                         kernel);
+    if (settings->batch_norm_epsilon != OPTION_UNSET) network->batch_norm_epsilon = (enum batch_norm_epsilon)settings->batch_norm_epsilon;
     return network->kernels != NULL;
 }
 
@@ -365,7 +366,7 @@ static bool build(struct network *network, struct cfg *cfg, const struct network
         diagnostics_add(diagnostics, 1, "net", "%s", error.message);
         return false;
     }
-    if (!add_layers(network, cfg, diagnostics)) return false;
+    if (!add_layers(network, cfg, request->for_training && !request->loss_optional, diagnostics)) return false;
     int threads = thread_pool_size(network->pool);
     network->scratch = memory_allocate((size_t)threads, network->scratch_bytes, &error);
     network->workspace = memory_allocate(network->workspace_bytes, 1, &error);
@@ -406,7 +407,7 @@ void network_destroy(struct network *network)
     if (!network) return;
     for (int i = 0; i < network->layer_count; i++) layer_destroy(network->layers[i]);
     for (int i = 0; i < network->parameter_count; i++) parameter_release(network->parameters[i]);
-    arrays_release(network);
+    memory_release(network->maps);
     memory_release(network->layers);
     memory_release(network->parameters);
     memory_release(network->scratch);
@@ -482,6 +483,11 @@ bool network_backward(struct network *network, const struct pass *pass, struct e
         lap_layer(network, layer, PART_BACKWARD);
     }
     return true;
+}
+
+void network_use_batch_norm_epsilon(struct network *network, enum batch_norm_epsilon epsilon)
+{
+    if (network->settings.batch_norm_epsilon == OPTION_UNSET) network->batch_norm_epsilon = epsilon;
 }
 
 void network_clear_gradients(struct network *network)

@@ -7,12 +7,17 @@
 #include "net/mls_options.h"
 #include "net/profile.h"
 
+// Where evaluation adds epsilon: 1 / sqrt(variance + 1e-5), or 1 / (sqrt(variance) + 1e-6) as the original Darknet.
+enum batch_norm_epsilon { BATCH_NORM_EPSILON_VARIANCE, BATCH_NORM_EPSILON_DEVIATION };
+#define BATCH_NORM_EPSILON_NAMES "variance deviation"
+
 // [net]: what the network floor reads itself. Options of training (learning_rate, ...) are in the same section
 // and read by train/ with a table of its own; both tables count as known.
 struct net_settings {
     int batch, subdivisions;
     int height, width, channels;
     char *kernel;       // name of the MLS kernel set; NULL: the best this processor has
+    int batch_norm_epsilon; // enum batch_norm_epsilon, or OPTION_UNSET: as the weights say
     struct mls_settings mls;
     struct augmentation_options augmentation; // for the data floor
 };
@@ -30,11 +35,12 @@ struct network {
     uint64_t seed;                // of the initial weights
     int max_images;               // largest images of a pass
     bool for_training;
+    enum batch_norm_epsilon batch_norm_epsilon; // of evaluation
     struct shape input_shape;
     const float *input;           // set by network_forward: [images][channels][height][width]
     float *blocked_input;         // the same as a blocked map; NULL if no layer reads it so
-    struct shared_array *arrays;  // of outputs and errors (arrays.h)
-    int array_count;
+    float *maps;                  // outputs and errors of all layers (arrays.h)
+    size_t maps_floats;
     float *scores;                // output of the output layer, [max_images][classes]
     int layer_count;
     struct layer **layers;
@@ -55,6 +61,7 @@ struct network_request {
     int max_images;               // 0: batch / subdivisions
     const char *kernel;           // NULL: as the cfg says
     uint64_t seed;                // of the initial weights
+    bool loss_optional;           // for_training is right without a loss layer, too
 };
 
 // Builds the network. All that is wrong with the cfg goes to diagnostics (every section is looked at before
@@ -68,6 +75,8 @@ void network_destroy(struct network *network);
 bool network_forward(struct network *network, const float *input, const struct pass *pass, struct error *error);
 // After network_forward with labels: adds to all gradients.
 bool network_backward(struct network *network, const struct pass *pass, struct error *error);
+// What the weights of a file were trained for; the cfg's own word goes before it.
+void network_use_batch_norm_epsilon(struct network *network, enum batch_norm_epsilon epsilon);
 void network_clear_gradients(struct network *network);
 // Class scores of the last forward pass, [images][classes].
 const float *network_output(const struct network *network, int *classes);

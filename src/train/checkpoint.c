@@ -1,15 +1,24 @@
 #include "train/checkpoint.h"
 
+#include <inttypes.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/file.h"
 #include "base/memory.h"
 #include "train/safetensors.h"
 
 #ifndef MLSNET_VERSION
 #define MLSNET_VERSION "unknown"
 #endif
+
+// Metadata of weights that came from Darknet.
+#define EPSILON_KEY "batch_norm_epsilon" // only where it is not "variance"
+#define DEVIATION "deviation"
+#define HEADER_KEY "darknet_header"
+#define SEEN_KEY "darknet_seen"
 
 static struct safetensors_tensor tensor_of(const struct parameter *p, const char *name, const float *data)
 {
@@ -23,8 +32,28 @@ static void momentum_name(char name[96], const struct parameter *parameter)
     snprintf(name, 96, "%s.momentum", parameter->name);
 }
 
-bool checkpoint_save(const char *path, const struct network *network, const struct training_state *state,
-                     const char *cfg_text, struct error *error)
+struct texts { // metadata
+    int count;
+    struct safetensors_text items[16];
+    char numbers[16][32]; // where they are kept that are made here
+};
+
+static void add_text(struct texts *texts, const char *key, const char *value)
+{
+    texts->items[texts->count++] = (struct safetensors_text){key, value};
+}
+
+__attribute__((format(printf, 3, 4)))
+static void add_number(struct texts *texts, const char *key, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(texts->numbers[texts->count], sizeof texts->numbers[0], format, arguments);
+    va_end(arguments);
+    add_text(texts, key, texts->numbers[texts->count]);
+}
+
+static bool save(const char *path, const struct network *network, bool momentum, struct texts *texts, const char *cfg_text, struct error *error)
 {
     size_t most = 2 * (size_t)network->parameter_count;
     struct safetensors_tensor *tensors = memory_allocate(most, sizeof *tensors, error);
@@ -34,28 +63,46 @@ bool checkpoint_save(const char *path, const struct network *network, const stru
     for (int i = 0; good && i < network->parameter_count; i++) {
         const struct parameter *p = network->parameters[i];
         tensors[count++] = tensor_of(p, p->name, p->value);
-        if (!p->momentum) continue;
+        if (!p->momentum || !momentum) continue;
         momentum_name(names[i], p);
         tensors[count++] = tensor_of(p, names[i], p->momentum);
     }
-    char numbers[8][32];
-    snprintf(numbers[0], 32, "%ld", state->step);
-    snprintf(numbers[1], 32, "%ld", state->epoch);
-    snprintf(numbers[2], 32, "%ld", state->batch);
-    snprintf(numbers[3], 32, "%a", state->loss_sum);
-    snprintf(numbers[4], 32, "%ld", state->correct);
-    snprintf(numbers[5], 32, "%ld", state->images);
-    snprintf(numbers[6], 32, "%a", state->best);
-    snprintf(numbers[7], 32, "%ld", state->seed);
-    const struct safetensors_text metadata[] = {
-        {"format", "mlsnet"}, {"version", MLSNET_VERSION}, {"step", numbers[0]}, {"epoch", numbers[1]},
-        {"batch", numbers[2]}, {"loss_sum", numbers[3]}, {"correct", numbers[4]}, {"images", numbers[5]},
-        {"best", numbers[6]}, {"seed", numbers[7]}, {"cfg", cfg_text},
-    };
-    good = good && safetensors_write(path, tensors, count, metadata, (int)(sizeof metadata / sizeof metadata[0]), error);
+    if (network->batch_norm_epsilon == BATCH_NORM_EPSILON_DEVIATION) add_text(texts, EPSILON_KEY, DEVIATION);
+    add_text(texts, "cfg", cfg_text);
+    good = good && safetensors_write(path, tensors, count, texts->items, texts->count, error);
     memory_release(tensors);
     memory_release(names);
     return good;
+}
+
+bool checkpoint_save(const char *path, const struct network *network, const struct training_state *state,
+                     const char *cfg_text, struct error *error)
+{
+    struct texts texts = {0};
+    add_text(&texts, "format", "mlsnet");
+    add_text(&texts, "version", MLSNET_VERSION);
+    add_number(&texts, "step", "%ld", state->step);
+    add_number(&texts, "epoch", "%ld", state->epoch);
+    add_number(&texts, "batch", "%ld", state->batch);
+    add_number(&texts, "loss_sum", "%a", state->loss_sum);
+    add_number(&texts, "correct", "%ld", state->correct);
+    add_number(&texts, "images", "%ld", state->images);
+    add_number(&texts, "best", "%a", state->best);
+    add_number(&texts, "seed", "%ld", state->seed);
+    return save(path, network, true, &texts, cfg_text, error);
+}
+
+bool checkpoint_save_weights(const char *path, const struct network *network, const char *cfg_text, const struct darknet_header *header,
+                             struct error *error)
+{
+    struct texts texts = {0};
+    add_text(&texts, "format", "mlsnet");
+    add_text(&texts, "version", MLSNET_VERSION);
+    if (header->known) {
+        add_number(&texts, HEADER_KEY, "%d.%d.%d", header->major, header->minor, header->revision);
+        add_number(&texts, SEEN_KEY, "%" PRIu64, header->seen);
+    }
+    return save(path, network, false, &texts, cfg_text, error);
 }
 
 static void shape_text(char text[64], int rank, const int *dims)
@@ -123,19 +170,59 @@ static bool read_state(const char *path, const struct safetensors *file, struct 
            read_number(path, file, "seed", &s->seed, NULL, error);
 }
 
-bool checkpoint_load(const char *path, struct network *network, struct training_state *state, struct error *error)
+// What the file says of the behaviour in evaluation, and of the .weights file it was made from.
+static bool read_origin(const char *path, const struct safetensors *file, struct network *network, struct darknet_header *header,
+                        struct error *error)
+{
+    const char *epsilon = safetensors_metadata(file, EPSILON_KEY), *version = safetensors_metadata(file, HEADER_KEY);
+    const char *seen = safetensors_metadata(file, SEEN_KEY);
+    if (version && (!darknet_header_from_text(version, header) || !seen || sscanf(seen, "%" SCNu64, &header->seen) != 1))
+        return error_set(error, "%s: metadata " HEADER_KEY " is %s: expected three numbers, and " SEEN_KEY, path, version);
+    if (epsilon && strcmp(epsilon, DEVIATION) != 0) return error_set(error, "%s: metadata " EPSILON_KEY " is %s: unknown", path, epsilon);
+    network_use_batch_norm_epsilon(network, epsilon ? BATCH_NORM_EPSILON_DEVIATION : BATCH_NORM_EPSILON_VARIANCE);
+    return true;
+}
+
+// From the file's bytes, which are taken over.
+static bool load_safetensors(const char *path, uint8_t *bytes, size_t size, struct network *network, struct training_state *state,
+                             struct darknet_header *header, struct error *error)
 {
     struct safetensors file;
     struct training_state read = {0};
     int used = 0;
-    bool good = safetensors_read(path, &file, error) && visit(path, &file, network, state != NULL, false, &used, error);
+    bool good = safetensors_parse(path, bytes, size, &file, error) && visit(path, &file, network, state != NULL, false, &used, error);
     if (good && used != file.count)
         good = error_set(error, "%s: %d tensors, the network has %d: a checkpoint of another network", path, file.count, used);
     if (good && state) good = read_state(path, &file, &read, error);
+    good = good && read_origin(path, &file, network, header, error);
     if (good) {
         visit(path, &file, network, state != NULL, true, &used, error);
         if (state) *state = read;
     }
     safetensors_release(&file);
     return good;
+}
+
+static bool load(const char *path, struct network *network, struct training_state *state, struct darknet_header *header, struct error *error)
+{
+    size_t size = 0;
+    uint8_t *bytes = file_read(path, SAFETENSORS_LARGEST_FILE, &size, error);
+    *header = (struct darknet_header){0};
+    if (!bytes) return false;
+    if (!darknet_weights_recognized(bytes, size)) return load_safetensors(path, bytes, size, network, state, header, error);
+    bool good = !state || error_set(error, "%s: a .weights file has no training state to go on from", path);
+    good = good && darknet_weights_parse(path, bytes, size, network, header, error);
+    memory_release(bytes);
+    return good;
+}
+
+bool checkpoint_load(const char *path, struct network *network, struct training_state *state, struct error *error)
+{
+    struct darknet_header header;
+    return load(path, network, state, &header, error);
+}
+
+bool checkpoint_load_weights(const char *path, struct network *network, struct darknet_header *header, struct error *error)
+{
+    return load(path, network, NULL, header, error);
 }

@@ -3,6 +3,7 @@
 #define TRAIN_CHECKPOINT_H
 
 #include "net/network.h"
+#include "train/darknet_weights.h"
 
 struct training_state {
     long step;            // optimizer steps done
@@ -17,8 +18,13 @@ struct training_state {
 // cfg_text goes into the metadata.
 bool checkpoint_save(const char *path, const struct network *network, const struct training_state *state,
                      const char *cfg_text, struct error *error);
+// Weights and running statistics alone. A known header goes into the metadata, from where checkpoint_load_weights takes it again.
+bool checkpoint_save_weights(const char *path, const struct network *network, const char *cfg_text, const struct darknet_header *header,
+                             struct error *error);
 // Into a network of the same names and shapes; nothing is changed unless all is verified. state NULL: only the
-// weights and running statistics are wanted (momentum may be missing).
+// weights and running statistics are wanted (momentum may be missing), which may come from one of Darknet's .weights files, too.
 bool checkpoint_load(const char *path, struct network *network, struct training_state *state, struct error *error);
+// The same without state. header: that of the .weights file, or of the one from which the checkpoint was made.
+bool checkpoint_load_weights(const char *path, struct network *network, struct darknet_header *header, struct error *error);
 
 #endif

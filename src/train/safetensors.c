@@ -10,7 +10,6 @@
 #include "base/memory.h"
 
 #define LARGEST_HEADER ((size_t)64 << 20)
-#define LARGEST_FILE ((size_t)16 << 30)
 #define CHECKSUM_KEY "\"checksum\":\""
 #define CHECKSUM_DIGITS 8
 
@@ -173,7 +172,7 @@ bool safetensors_parse(const char *name, uint8_t *bytes, size_t size, struct saf
     uint64_t length = 0;
     for (int i = 0; size >= 8 && i < 8; i++) length |= (uint64_t)bytes[i] << (8 * i);
     if (size < 8 || length > size - 8 || length > LARGEST_HEADER || length % 8)
-        return error_set(error, "%s: not a safetensors file, or cut off", name);
+        return error_set(error, "%s: not a safetensors file, nor one of Darknet's .weights, or cut off", name);
     if (!verify_checksum(name, bytes, (size_t)length, size, error)) return false;
     file->header = parse_header(name, (const char *)bytes + 8, (size_t)length, error);
     return file->header && parse_tensors(name, file, 8 + (size_t)length, size, error);
@@ -183,7 +182,7 @@ bool safetensors_read(const char *path, struct safetensors *file, struct error *
 {
     size_t size = 0;
     *file = (struct safetensors){0};
-    uint8_t *bytes = file_read(path, LARGEST_FILE, &size, error);
+    uint8_t *bytes = file_read(path, SAFETENSORS_LARGEST_FILE, &size, error);
     return bytes && safetensors_parse(path, bytes, size, file, error);
 }
 

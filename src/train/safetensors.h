@@ -8,6 +8,8 @@
 
 #include "base/error.h"
 
+#define SAFETENSORS_LARGEST_FILE ((size_t)16 << 30) // bytes; more is not read
+
 struct safetensors_tensor {
     const char *name;
     int rank, dims[4];

@@ -46,6 +46,7 @@ static bool create(struct layer *layer, struct diagnostics *diagnostics)
         return false;
     }
     layer->output_shape = (struct shape){in.channels, height / pool->stride + 1, width / pool->stride + 1};
+    layer->backward_spares_input = layer->backward_spares_output = true;
     layer->output_nonnegative = layer->inputs[0] && layer->inputs[0]->output_nonnegative;
     return true;
 }

@@ -25,7 +25,7 @@
 #include "net/planar.h"
 
 struct convolutional_settings {
-    int filters, size, stride, pad, padding, groups, batch_normalize, activation;
+    int filters, size, stride, pad, padding, groups, batch_normalize, activation, binary, xnor;
     float initial_deviation;
     struct mls_settings mls;
 };
@@ -45,7 +45,10 @@ static const struct option_description options[] = {
     {"activation", OPTION_CHOICE, AT(activation), 0, 0, "logistic", ACTIVATION_NAMES, "activation function"},
     {"initial_deviation", OPTION_FLOAT, AT(initial_deviation), 0, 100, NULL, NULL,
      "standard deviation of the initial weights; not given: sqrt(2 / (window * filters)), He's by fan-out"},
-    IGNORED("flipped"), IGNORED("binary"), IGNORED("xnor"), IGNORED("dot"),
+    {"binary", OPTION_BOOL, AT(binary), 0, 1, "0", NULL, "Darknet's binary weights: only 0"},
+    {"xnor", OPTION_BOOL, AT(xnor), 0, 1, "0", NULL, "Darknet's binary weights and inputs: only 0"},
+    {"flipped", OPTION_IGNORED, 0, 0, 0, NULL, NULL, "tells how weights stand in a .weights file (train/darknet_weights.h)"},
+    IGNORED("dot"),
     {0},
 };
 // clang-format on
@@ -197,6 +200,9 @@ static void set_abilities(struct layer *layer, struct convolutional *c)
     layer->can_defer = simple;
     layer->keeps_delta = simple && reads_sources(c);
     layer->delta_ready = simple ? delta_ready : NULL;
+    layer->delta_reads = layer;
+    layer->backward_spares_input = c->mode != MODE_DIRECT; // codes or copies instead
+    layer->backward_spares_output = simple;
 }
 
 static bool create(struct layer *layer, struct diagnostics *diagnostics)
@@ -206,6 +212,10 @@ static bool create(struct layer *layer, struct diagnostics *diagnostics)
     if (!c || !options_read(mls_option_table, layer->section, &settings->mls, diagnostics) ||
         !mls_settings_check(&settings->mls, &layer->network->settings.mls, layer->section, diagnostics))
         return false;
+    if (settings->binary || settings->xnor) {
+        diagnostics_add(diagnostics, layer->section->line, layer->section->name, "binary=1 and xnor=1 are not supported");
+        return false;
+    }
     struct shape in = layer->input_shape;
     c->activation = (enum activation)settings->activation;
     c->normalize = settings->batch_normalize;
@@ -304,13 +314,6 @@ static void delta_ready(struct layer *layer, int image, const int32_t *gates)
 {
     struct convolutional *c = layer->state;
     batch_normalization_sum_error_image(&c->norm, layer->raw, layer->delta, gates, c->piecewise, image);
-}
-
-static bool arrays_known(struct layer *layer, struct diagnostics *diagnostics)
-{
-    (void)diagnostics;
-    layer->delta_reads = layer->raw;
-    return true;
 }
 
 // Ends a part of the step: `inputs` arrays of the input's size and `outputs` of the output's were read or written, 4 bytes
@@ -621,6 +624,5 @@ static void operations(const struct layer *layer, struct operations *operations)
 const struct layer_type convolutional_layer_type = {
     .name = "convolutional", .alias = "conv", .help = "convolution, with batch normalization and activation",
     .options = options, .settings_size = sizeof(struct convolutional_settings),
-    .create = create, .arrays_known = arrays_known, .forward = forward, .backward = backward, .destroy = destroy, .operations = operations,
-    .describe = describe,
+    .create = create, .forward = forward, .backward = backward, .destroy = destroy, .operations = operations, .describe = describe,
 };

@@ -46,6 +46,7 @@ static bool create(struct layer *layer, struct diagnostics *diagnostics)
     }
     layer->output_shape = (struct shape){in.channels, height / pool->stride + 1, width / pool->stride + 1};
     layer->reads_sources = true;
+    layer->backward_spares_input = layer->backward_spares_output = true; // the winners say it
     network_request_scratch(layer->network, shape_pixels(in) * BLOCK_CHANNELS * sizeof(float));
     layer->output_nonnegative = layer->inputs[0] && layer->inputs[0]->output_nonnegative;
     size_t count = (size_t)layer->network->max_images * shape_stored(layer->output_shape);

@@ -36,6 +36,7 @@ static bool create(struct layer *layer, struct diagnostics *diagnostics)
         layer->output_nonnegative = layer->output_nonnegative && layer->inputs[i]->output_nonnegative;
     }
     layer->output_shape = shape;
+    layer->backward_spares_input = layer->backward_spares_output = true;
     layer->is_alias = layer->input_count == 1;
     return true;
 }

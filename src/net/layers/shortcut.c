@@ -25,7 +25,7 @@ struct shortcut {
     enum activation activation;
     struct shape from;
     int step, spread; // output pixel (y * spread, x * spread) takes from's pixel (y * step, x * step)
-    int32_t *gates;   // of the ReLU, where backward is done in place (arrays_known); NULL otherwise
+    int32_t *gates;   // of the ReLU, where backward is done in place (deltas_planned); NULL otherwise
 };
 
 struct work {
@@ -50,10 +50,11 @@ static bool create(struct layer *layer, struct diagnostics *diagnostics)
     s->from = from;
     s->step = from.width >= to.width ? from.width / to.width : 1;
     s->spread = to.width > from.width ? to.width / from.width : 1;
-    bool fits = from.width * s->spread == to.width * s->step && from.height * s->spread == to.height * s->step;
+    // As Darknet the ratios are rounded down, so that borders may be left out.
+    bool fits = from.height / to.height == from.width / to.width && to.height / from.height == to.width / from.width;
     if (!fits) {
         diagnostics_add(diagnostics, layer->section->line, layer->section->name,
-                        "from=%d: %d x %d pixels do not fit %d x %d: expected a whole ratio, the same for both", settings->from,
+                        "from=%d: %d x %d pixels do not fit %d x %d: expected the same ratio, rounded down, for both", settings->from,
                         from.height, from.width, to.height, to.width);
         return false;
     }
@@ -67,7 +68,7 @@ static bool create(struct layer *layer, struct diagnostics *diagnostics)
 
 static bool same_shape(const struct shortcut *s, struct shape to)
 {
-    return s->step == 1 && s->spread == 1 && s->from.channels == to.channels;
+    return s->from.height == to.height && s->from.width == to.width && s->from.channels == to.channels;
 }
 
 // All ones in the first `lanes` lanes.
@@ -130,17 +131,24 @@ static int shared_lanes(const struct shortcut *s, int block)
     return left < 0 ? 0 : left < BLOCK_CHANNELS ? left : BLOCK_CHANNELS;
 }
 
+// Rows (or columns) of the output that take something: those that `from` reaches.
+static int reached(int to, int from, int spread)
+{
+    return from * spread < to ? from * spread : to;
+}
+
 // The general form: y = a + what of b is subsampled or spread out, in the first `lanes` channels.
 VECTORIZED static void add_subsampled(const struct shortcut *s, struct shape to, const struct source *first, const struct source *second, int lanes,
                                       float *y, float *maximum, bool relu)
 {
     struct source_vectors a = source_open(first, first->kind), b = source_open(second, second->kind);
     vector_int shared = first_lanes(lanes), largest = {0};
+    int rows = lanes > 0 ? reached(to.height, s->from.height, s->spread) : 0, columns = reached(to.width, s->from.width, s->spread);
     for (int r = 0; r < to.height; r++)
         for (int c = 0; c < to.width; c++) {
             size_t p = (size_t)(r * to.width + c), q = (size_t)(r / s->spread * s->step * s->from.width + c / s->spread * s->step);
             vector_float v = source_value(&a, p, first->kind, first->activation, false);
-            if (lanes > 0 && r % s->spread == 0 && c % s->spread == 0)
+            if (r < rows && c < columns && r % s->spread == 0 && c % s->spread == 0)
                 v += vector_where(shared, source_value(&b, q, second->kind, second->activation, false));
             if (relu) v = vector_rectify(v, false);
             vector_store(y + p * BLOCK_CHANNELS, v);
@@ -204,8 +212,9 @@ VECTORIZED_VERSIONS(static, spread_errors, (const float *delta, const float *y, 
 VECTORIZED static void spread_subsampled(const struct shortcut *s, struct shape to, const float *delta, int lanes, float *b)
 {
     vector_int shared = first_lanes(lanes);
-    for (int r = 0; r < to.height; r += s->spread)
-        for (int c = 0; c < to.width; c += s->spread) {
+    int rows = reached(to.height, s->from.height, s->spread), columns = reached(to.width, s->from.width, s->spread);
+    for (int r = 0; r < rows; r += s->spread)
+        for (int c = 0; c < columns; c += s->spread) {
             float *pixel = b + (r / s->spread * s->step * s->from.width + c / s->spread * s->step) * BLOCK_CHANNELS;
             vector_float d = vector_load(delta + (r * to.width + c) * BLOCK_CHANNELS);
             vector_store(pixel, vector_load(pixel) + vector_where(shared, d));
@@ -252,11 +261,11 @@ static void backward_task(void *context, int image, int thread)
 // Whether the input's delta is complete when this layer has written it.
 static bool is_complete(const struct layer *input)
 {
-    return input && input->delta && input->delta_ready && input->delta_writers == 1;
+    return input && input->needs_delta && input->delta_ready && input->delta_writers == 1;
 }
 
 // Both inputs share the array of delta: backward changes one image in place, as soon as it is complete. The ReLU is left to
-// the first input, which reads the errors anyway (arrays_known).
+// the first input, which reads the errors anyway (deltas_planned).
 static void delta_ready(struct layer *layer, int image, const int32_t *none)
 {
     (void)none; // only a shortcut has gates, and it does not read another one first
@@ -266,18 +275,21 @@ static void delta_ready(struct layer *layer, int image, const int32_t *none)
     if (is_complete(layer->inputs[1])) layer->inputs[1]->delta_ready(layer->inputs[1], image, NULL);
 }
 
-static bool arrays_known(struct layer *layer, struct diagnostics *diagnostics)
+static bool deltas_planned(struct layer *layer, struct diagnostics *diagnostics)
 {
     struct shortcut *s = layer->state;
-    const struct layer *first = layer->inputs[0], *second = layer->inputs[1];
-    bool in_place = layer->delta && first->delta == layer->delta && (!second || !second->delta || second->delta == layer->delta);
+    const struct layer *first = layer->inputs[0], *second = layer->inputs[1], *owner = layer->delta_owner;
+    bool in_place = owner && first->delta_owner == owner && (!second || !second->delta_owner || second->delta_owner == owner);
     bool relu = s->activation == ACTIVATION_RELU;
-    if (!in_place || !same_shape(s, layer->output_shape) || !is_complete(first) || !first->raw) return true;
+    layer->backward_spares_input = true;
+    layer->backward_spares_output = s->activation == ACTIVATION_LINEAR;
+    if (!in_place || !same_shape(s, layer->output_shape) || !is_complete(first) || !first->wants_raw) return true;
     if (!relu && s->activation != ACTIVATION_LINEAR) return true;
     layer->delta_ready = delta_ready;
-    layer->delta_reads = first->raw;
+    layer->delta_reads = first;
     size_t blocks = (size_t)layer->network->max_images * (size_t)blocked_count(layer->output_shape.channels);
     if (relu) s->gates = layer_allocate(layer, blocks * gate_words(shape_pixels(layer->output_shape)), sizeof *s->gates, diagnostics);
+    layer->backward_spares_output = true;
     return !relu || s->gates;
 }
 
@@ -312,5 +324,5 @@ static void operations(const struct layer *layer, struct operations *operations)
 const struct layer_type shortcut_layer_type = {
     .name = "shortcut", .help = "adds the output of an earlier layer", .options = options,
     .settings_size = sizeof(struct shortcut_settings),
-    .create = create, .arrays_known = arrays_known, .forward = forward, .backward = backward, .destroy = destroy, .operations = operations,
+    .create = create, .deltas_planned = deltas_planned, .forward = forward, .backward = backward, .destroy = destroy, .operations = operations,
 };
