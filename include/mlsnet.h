@@ -29,13 +29,18 @@ enum { MLSNET_WEIGHT, MLSNET_ACTIVATION, MLSNET_ERROR };
 
 typedef struct mlsnet_format {
     int exponent, mantissa, group, group_size, scale_exponent, scale_mantissa, rounding;
+    int family; /* 0: MLS; another number only by mlsnet_format_named */
 } mlsnet_format;
 
 /* <2,1>, nc, 16, <8,1>; stochastic for errors, nearest for the rest. */
 MLSNET_API mlsnet_format mlsnet_format_default(int operand);
 
+/* A format by the words of the cfg option `format`: "mls", "fixed8", "bfp4", "mxfp4", "fp8_e4m3", ... */
+MLSNET_API int mlsnet_format_named(const char *name, int operand, mlsnet_format *format, mlsnet_error *error);
+
 /* values[dims] -> dequantized[dims] (may be values), and where not NULL the signed integers[dims], the tensor scale St and the
- * group scales [D0 blocks][D1 blocks], whose counts go to blocks[2]. seed: of stochastic rounding. */
+ * group scales [D0 blocks][D1 blocks], whose counts go to blocks[2]. seed: of stochastic rounding.
+ * mx* and fp8_*: integers are the standard's codes; the scales of mx* are [D0][D1 blocks][D2][D3]. */
 MLSNET_API int mlsnet_quantize(const mlsnet_format *format, int operand, const float *values, const int dims[4], uint64_t seed,
                                float *dequantized, int32_t *integers, float *tensor_scale, float *group_scales, int blocks[2],
                                mlsnet_error *error);
@@ -46,8 +51,9 @@ typedef struct mlsnet_convolution {
     int images, in_channels, in_height, in_width, out_channels, kernel_height, kernel_width, stride, padding, groups;
 } mlsnet_convolution;
 
-/* One low-bit convolution in integers. forward: first = activations, second = weights; input error: errors, weights; weight
- * gradient: activations, errors. formats by operand. kernel: a kernel set's name, "reference", or NULL for the best. */
+/* One low-bit convolution. forward: first = activations, second = weights; input error: errors, weights; weight
+ * gradient: activations, errors. formats by operand; mx* and fp8_* are computed in fp32 on the dequantized operands. kernel: a
+ * kernel set's name, "reference", or NULL for the best. */
 MLSNET_API int mlsnet_convolve(const mlsnet_convolution *shape, int pass, const mlsnet_format formats[3], const char *kernel,
                                const float *first, const float *second, float *result, mlsnet_error *error);
 

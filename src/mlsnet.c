@@ -6,6 +6,9 @@
 
 #include "base/memory.h"
 #include "kernels/packed.h"
+#include "mls/presets.h"
+#include "mls/simulate.h"
+#include "mls/standard.h"
 #include "net/network.h"
 #include "net/training_options.h"
 #include "train/checkpoint.h"
@@ -32,13 +35,50 @@ static int finish(bool good, const struct error *from, mlsnet_error *to)
 static struct mls_format internal(const mlsnet_format *f)
 {
     return (struct mls_format){f->exponent, f->mantissa, (enum mls_group)f->group, f->group_size,
-                               f->scale_exponent, f->scale_mantissa, (enum mls_rounding)f->rounding};
+                               f->scale_exponent, f->scale_mantissa, (enum mls_rounding)f->rounding, (enum mls_family)f->family};
+}
+
+static mlsnet_format external(const struct mls_format *f)
+{
+    return (mlsnet_format){f->exponent, f->mantissa, (int)f->group, f->group_size, f->scale_exponent, f->scale_mantissa, (int)f->rounding,
+                           (int)f->family};
 }
 
 mlsnet_format mlsnet_format_default(int operand)
 {
     struct mls_format f = mls_format_default((enum mls_operand)operand);
-    return (mlsnet_format){f.exponent, f.mantissa, (int)f.group, f.group_size, f.scale_exponent, f.scale_mantissa, (int)f.rounding};
+    return external(&f);
+}
+
+int mlsnet_format_named(const char *name, int operand, mlsnet_format *format, mlsnet_error *error)
+{
+    struct error problem = {""};
+    struct mls_format f;
+    if (!mls_preset(name, (enum mls_operand)operand, &f))
+        return finish(error_set(&problem, "format %s: expected one of: " MLS_FORMAT_NAMES, name), &problem, error);
+    *format = external(&f);
+    return 0;
+}
+
+static bool quantize_standard(const struct mls_format *format, enum mls_operand operand, const float *values, const int dims[4],
+                              uint64_t key, float *dequantized, int32_t *integers, float *tensor_scale, float *group_scales, int blocks[2],
+                              struct error *error)
+{
+    const struct standard_element *element = standard_element_of(format);
+    size_t count = (size_t)dims[0] * (size_t)dims[1] * (size_t)dims[2] * (size_t)dims[3];
+    bool one_scale = format->family == MLS_FAMILY_FP8;
+    struct standard_result result = {.values = dequantized, .scales = one_scale ? tensor_scale : group_scales};
+    result.elements = integers ? memory_allocate(count, sizeof(float), error) : NULL;
+    bool good = (result.elements || !integers) && standard_quantize(format, operand, values, dims, 1, key, NULL, &result, error);
+    for (size_t i = 0; good && integers && i < count; i++) integers[i] = standard_code(element, result.elements[i]);
+    if (tensor_scale && !one_scale) *tensor_scale = 1;
+    if (group_scales && one_scale) *group_scales = 1;
+    if (blocks) {
+        blocks[0] = one_scale ? 1 : dims[0];
+        blocks[1] = one_scale ? 1 : standard_blocks(operand, dims, 1);
+    }
+    memory_release(result.elements);
+    return good;
 }
 
 int mlsnet_quantize(const mlsnet_format *format, int operand, const float *values, const int dims[4], uint64_t seed,
@@ -51,6 +91,9 @@ int mlsnet_quantize(const mlsnet_format *format, int operand, const float *value
     bool good = mls_format_check(&f, &problem);
     for (int i = 0; good && i < 4; i++)
         if (dims[i] < 1) good = error_set(&problem, "dimension %d is %d: expected at least 1", i, dims[i]);
+    if (good && !mls_has_integers(&f))
+        return finish(quantize_standard(&f, (enum mls_operand)operand, values, dims, random_key(seed, 0, 0, (uint64_t)operand), dequantized,
+                                        integers, tensor_scale, group_scales, blocks, &problem), &problem, error);
     good = good && mls_quantize(&f, (enum mls_operand)operand, values, dims, 1, random_key(seed, 0, 0, (uint64_t)operand), &tensor, &problem);
     if (!good) return finish(false, &problem, error);
     size_t count = (size_t)dims[0] * (size_t)dims[1] * (size_t)dims[2] * (size_t)dims[3];
@@ -81,6 +124,25 @@ static void operand_dims(const struct convolution_shape *s, enum mls_operand ope
                            {s->images, s->in_channels, s->in_height, s->in_width},
                            {s->images, s->out_channels, s->out_height, s->out_width}};
     memcpy(dims, all[operand], sizeof all[0]);
+}
+
+static bool convolve_simulated(const struct call *c, int pass, struct error *error)
+{
+    float *values[2] = {NULL, NULL};
+    bool good = true;
+    for (int i = 0; i < 2 && good; i++) {
+        int dims[4];
+        operand_dims(&c->shape, c->operands[i], dims);
+        values[i] = memory_allocate((size_t)dims[0] * (size_t)dims[1] * (size_t)dims[2] * (size_t)dims[3], sizeof(float), error);
+        good = values[i] && mls_simulate(&c->formats[c->operands[i]], c->operands[i], c->values[i], dims, c->shape.groups, 0, NULL,
+                                         values[i], error);
+    }
+    if (good && pass == MLSNET_FORWARD) float_convolution_forward(&c->shape, values[1], values[0], c->result);
+    if (good && pass == MLSNET_INPUT_ERROR) float_convolution_input_error(&c->shape, values[1], values[0], c->result);
+    if (good && pass == MLSNET_WEIGHT_GRADIENT) float_convolution_weight_gradient(&c->shape, values[0], values[1], c->result);
+    memory_release(values[0]);
+    memory_release(values[1]);
+    return good;
 }
 
 static bool convolve_reference(const struct call *c, int pass, struct error *error)
@@ -129,7 +191,8 @@ int mlsnet_convolve(const mlsnet_convolution *shape, int pass, const mlsnet_form
         memcpy(request.formats, c.formats, sizeof request.formats);
         return finish(packed_convolve_once(&request, (enum convolution_pass)pass, first, second, result, &problem), &problem, error);
     }
-    return finish(convolve_reference(&c, pass, &problem), &problem, error);
+    bool integers = mls_has_integers(&c.formats[c.operands[0]]) && mls_has_integers(&c.formats[c.operands[1]]);
+    return finish(integers ? convolve_reference(&c, pass, &problem) : convolve_simulated(&c, pass, &problem), &problem, error);
 }
 
 // ---------------------------------------------------------------------------------------------

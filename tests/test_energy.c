@@ -200,7 +200,7 @@ static void test_pixel_groups(void **state)
             }
     assert_true(counted(&o, 0, IN_FORWARD, ELEMENT_MULTIPLY) == IMAGES * 6 * 40 * pairs);
     assert_true(counted(&o, 0, IN_FORWARD, GROUP_ACCUMULATE) == IMAGES * 6 * 2 * pairs);      // 40 channels are two blocks
-    assert_true(counted(&o, 0, IN_INPUT_ERROR, GROUP_ACCUMULATE) == IMAGES * 40 * 1 * pairs); // 6 are one
+    assert_true(counted(&o, 0, IN_INPUT_ERROR, GROUP_ACCUMULATE) == IMAGES * 40 * 6 * pairs); // each has its weights' own scale
     assert_true(counted(&o, 0, IN_WEIGHT_GRADIENT, GROUP_ACCUMULATE) == IMAGES * 6 * 40 * pairs);
     assert_true(counted(&o, 0, IN_FORWARD, TENSOR_SCALE) == 0);
     operations_release(&o);
@@ -316,7 +316,7 @@ static void test_widths(void **state)
         for (int m = e == 0; m <= 7; m++) {
             struct mls_format mls = {.exponent = e, .mantissa = m, .group_size = 1};
             const struct mls_format formats[3] = {mls, mls, mls};
-            struct arithmetic a = arithmetic_of_mls(formats);
+            struct arithmetic a = arithmetic_of_formats(formats);
             double largest = mls_largest_integer(&mls);
             for (double n = 1; n < 3e5; n *= 9) {
                 int bits = sum_bits(&a.operands[0], &a.operands[1], n);

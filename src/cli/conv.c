@@ -9,6 +9,7 @@
 #include "cli/command.h"
 #include "cli/format_arguments.h"
 #include "kernels/packed.h"
+#include "mls/simulate.h"
 
 struct options {
     const char *pass, *first, *second, *output, *kernel, *input_size, *kernel_size;
@@ -113,9 +114,13 @@ static bool run_plain(struct conv *c, bool simulated, struct error *error)
     float *values[2] = {NULL, NULL};
     bool good = true;
     for (int i = 0; i < 2 && good; i++) {
-        good = mls_quantize(&c->formats[c->operands[i]], c->operands[i], c->in[i].values, c->in[i].dims, c->shape.groups, 0, &q[i], error) &&
-               (values[i] = memory_allocate(c->in[i].count, sizeof(float), error)) != NULL;
-        if (good) mls_dequantize(&q[i], values[i]);
+        const struct mls_format *format = &c->formats[c->operands[i]];
+        const struct npy *in = &c->in[i];
+        if (!simulated)
+            good = mls_quantize(format, c->operands[i], in->values, in->dims, c->shape.groups, 0, &q[i], error);
+        else
+            good = (values[i] = memory_allocate(in->count, sizeof(float), error)) != NULL &&
+                   mls_simulate(format, c->operands[i], in->values, in->dims, c->shape.groups, 0, NULL, values[i], error);
     }
     const struct convolution_shape *s = &c->shape;
     if (good && simulated) {
@@ -151,7 +156,7 @@ static bool compute(const struct options *o, struct conv *c, struct error *error
     if (!set && strcmp(o->kernel, "reference") != 0)
         return error_set(error, "--kernel %s: unknown or not supported by this processor; see mlsnet kernels", o->kernel);
     c->path = o->simulated || !integers ? "simulated" : set && packed_supports(&c->shape, c->formats, &reason) ? set->name : "reference";
-    if (!integers && !o->simulated) fprintf(stderr, "mlsnet conv: the integers of the format do not fit 8 bits: simulated in fp32\n");
+    if (!integers && !o->simulated) fprintf(stderr, "mlsnet conv: the elements of the format are no integers of 8 bits: simulated in fp32\n");
     if (reason) fprintf(stderr, "mlsnet conv: %s: computed by the plain reference\n", reason);
     if (set && strcmp(c->path, set->name) == 0) return run_packed(c, set, error);
     return run_plain(c, strcmp(c->path, "simulated") == 0, error);

@@ -9,6 +9,7 @@
 #include "cli/command.h"
 #include "cli/energy_report.h"
 #include "cli/session.h"
+#include "mls/presets.h"
 #include "net/operations.h"
 
 #define DEFAULT_TABLE "cfg/energy/horowitz-45nm.cfg"
@@ -47,6 +48,21 @@ static bool count(const struct session *session, const struct arithmetic *instea
            network_operations(session->network, &session->training, &run->inference);
 }
 
+// A format by its name in cfg files (mls/presets.h); true if there is none of the name.
+static bool add_preset(struct energy_report *report, const struct session *session, const char *name, bool *known)
+{
+    struct mls_format formats[3];
+    *known = strcmp(name, "mls") != 0;
+    for (int k = 0; k < 3; k++) *known = mls_preset(name, (enum mls_operand)k, &formats[k]) && *known;
+    if (!*known) return true;
+    struct energy_run *run = &report->against[report->against_count++];
+    snprintf(run->preset, sizeof run->preset, "%s", name);
+    run->name = run->preset;
+    run->help = "format=, for all operands";
+    run->arithmetic = arithmetic_of_formats(formats);
+    return count(session, &run->arithmetic, run) || fail("out of memory") == 0;
+}
+
 // One name of the list, or all names of the table for "all".
 static bool add_against(struct energy_report *report, const struct session *session, const struct energy_table *table, const char *name)
 {
@@ -60,10 +76,12 @@ static bool add_against(struct energy_report *report, const struct session *sess
         if (!count(session, &format->arithmetic, run)) return fail("out of memory") == 0;
         if (!all) return true;
     }
-    if (all) return true;
+    bool known;
+    if (all || !add_preset(report, session, name, &known)) return all;
+    if (known) return true;
     fprintf(stderr, "mlsnet energy: --against %s: no such format; expected all, or some of", name);
     for (int i = 0; i < table->format_count; i++) fprintf(stderr, "%s %s", i ? "," : "", table->formats[i].name);
-    fputs("\n", stderr);
+    fputs(", or a name of the cfg option format: fixed8, bfp4, mxfp4, ...\n", stderr);
     return false;
 }
 
@@ -124,7 +142,8 @@ int command_energy(int argc, char **argv)
         SESSION_ARGUMENTS(options.session),
         {"--table", ARGUMENT_TEXT, &options.table, "prices (default: " DEFAULT_TABLE ")"},
         {"--formats", ARGUMENT_TEXT, &options.formats, "formats to compare with (default: " DEFAULT_FORMATS ")"},
-        {"--against", ARGUMENT_TEXT, &options.against, "names of formats to compare with, or all (default: fp32,fp8)"},
+        {"--against", ARGUMENT_TEXT, &options.against,
+         "formats to compare with, of the file or as the cfg option format, or all of the file (default: fp32,fp8)"},
         {"--memory", ARGUMENT_FLAG, &options.memory, "memory traffic too"},
         {"--json", ARGUMENT_FLAG, &options.json, "print as JSON, with the units of every operation"},
         {"--csv", ARGUMENT_FLAG, &options.csv, "print a row for each layer, pass and kind"}, {0}};

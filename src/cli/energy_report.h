@@ -3,11 +3,14 @@
 #define CLI_ENERGY_REPORT_H
 
 #include "energy/account.h"
+#include "energy/arithmetic.h"
 #include "net/network.h"
 
 // The network in one arithmetic.
 struct energy_run {
     const char *name, *help;
+    char preset[32]; // its name, if it is a format by the name of cfg files,
+    struct arithmetic arithmetic; // and what it is
     struct operations training, inference;
 };
 

@@ -1,4 +1,4 @@
-// mlsnet quantize: one tensor in the MLS format.
+// mlsnet quantize: one tensor in a number format.
 #include <stdio.h>
 #include <string.h>
 
@@ -8,6 +8,7 @@
 #include "cli/command.h"
 #include "cli/format_arguments.h"
 #include "mls/quantize.h"
+#include "mls/standard.h"
 
 struct options {
     const char *input, *output, *operand, *codes, *scales;
@@ -39,11 +40,66 @@ static bool write_results(const struct options *o, const struct npy *in, const s
     return good;
 }
 
+static bool quantize_mls(const struct options *o, const struct npy *in, const int dims[4], const struct mls_format *format,
+                         enum mls_operand operand, struct error *error)
+{
+    struct mls_tensor tensor;
+    uint64_t key = random_key((uint64_t)o->seed, 0, 0, (uint64_t)operand);
+    if (!mls_quantize(format, operand, in->values, dims, o->channel_groups, key, &tensor, error)) return false;
+    bool good = write_results(o, in, &tensor, error);
+    if (good && o->json)
+        printf("{\"tensor_scale\": %.9g, \"tensor_scale_hex\": \"%a\", \"fraction_bits\": %d, \"groups\": [%d, %d]}\n",
+               (double)tensor.tensor_scale, (double)tensor.tensor_scale, mls_fraction_bits(format), tensor.grouping.blocks[0],
+               tensor.grouping.blocks[1]);
+    else if (good)
+        printf("tensor scale St = %.9g (%a); F = %d; %d x %d groups\n", (double)tensor.tensor_scale, (double)tensor.tensor_scale,
+               mls_fraction_bits(format), tensor.grouping.blocks[0], tensor.grouping.blocks[1]);
+    mls_tensor_release(&tensor);
+    return good;
+}
+
+static bool write_codes(const struct options *o, const struct npy *in, const struct standard_element *element, const float *elements,
+                        struct error *error)
+{
+    int32_t *codes = memory_allocate(in->count, sizeof *codes, error);
+    for (size_t i = 0; codes && i < in->count; i++) codes[i] = standard_code(element, elements[i]);
+    bool good = codes && npy_write_int(o->codes, in->rank, in->dims, codes, error);
+    memory_release(codes);
+    return good;
+}
+
+// Microscaling and FP8: the codes are those of the standard, the scales [D0, blocks, D2, D3], or the one of the tensor.
+static bool quantize_standard(const struct options *o, const struct npy *in, const int dims[4], const struct mls_format *format,
+                              enum mls_operand operand, struct error *error)
+{
+    bool one_scale = format->family == MLS_FAMILY_FP8;
+    int scale_dims[4] = {dims[0], standard_blocks(operand, dims, o->channel_groups), dims[2], dims[3]};
+    size_t scales = one_scale ? 1 : (size_t)scale_dims[0] * (size_t)scale_dims[1] * (size_t)scale_dims[2] * (size_t)scale_dims[3];
+    struct standard_result result = {memory_allocate(in->count, sizeof(float), error), memory_allocate(in->count, sizeof(float), error),
+                                     memory_allocate(scales, sizeof(float), error)};
+    uint64_t key = random_key((uint64_t)o->seed, 0, 0, (uint64_t)operand);
+    const int one[1] = {1};
+    bool good = result.values && result.elements && result.scales &&
+                standard_quantize(format, operand, in->values, dims, o->channel_groups, key, NULL, &result, error) &&
+                npy_write_float(o->output, in->rank, in->dims, result.values, error) &&
+                (!o->codes || write_codes(o, in, standard_element_of(format), result.elements, error)) &&
+                (!o->scales || npy_write_float(o->scales, one_scale ? 1 : 4, one_scale ? one : scale_dims, result.scales, error));
+    const char *name = standard_element_of(format)->name;
+    if (good && o->json)
+        printf("{\"format\": \"%s\", \"scales\": %zu, \"first_scale_hex\": \"%a\"}\n", name, scales, (double)result.scales[0]);
+    else if (good)
+        printf("%s, %zu scale%s; the first is %.9g (%a)\n", name, scales, scales == 1 ? "" : "s", (double)result.scales[0],
+               (double)result.scales[0]);
+    memory_release(result.values);
+    memory_release(result.elements);
+    memory_release(result.scales);
+    return good;
+}
+
 static bool run(const struct options *o, struct error *error)
 {
     enum mls_operand operand = MLS_ACTIVATION;
     struct npy in = {0};
-    struct mls_tensor tensor = {0};
     if (!operand_of(o->operand, &operand, error)) return false;
     struct mls_format format = mls_format_default(operand);
     format.rounding = MLS_NEAREST;
@@ -55,15 +111,7 @@ static bool run(const struct options *o, struct error *error)
     int divided = dims[operand == MLS_WEIGHT ? 0 : 1];
     if (good && (o->channel_groups < 1 || divided % o->channel_groups))
         good = error_set(error, "--groups %d does not divide the %d channels", o->channel_groups, divided);
-    good = good && mls_quantize(&format, operand, in.values, dims, o->channel_groups, random_key((uint64_t)o->seed, 0, 0, (uint64_t)operand), &tensor, error) &&
-           write_results(o, &in, &tensor, error);
-    if (good && o->json)
-        printf("{\"tensor_scale\": %.9g, \"tensor_scale_hex\": \"%a\", \"fraction_bits\": %d, \"groups\": [%d, %d]}\n", (double)tensor.tensor_scale,
-               (double)tensor.tensor_scale, mls_fraction_bits(&format), tensor.grouping.blocks[0], tensor.grouping.blocks[1]);
-    else if (good)
-        printf("tensor scale St = %.9g (%a); F = %d; %d x %d groups\n", (double)tensor.tensor_scale, (double)tensor.tensor_scale,
-               mls_fraction_bits(&format), tensor.grouping.blocks[0], tensor.grouping.blocks[1]);
-    mls_tensor_release(&tensor);
+    good = good && (mls_has_integers(&format) ? quantize_mls : quantize_standard)(o, &in, dims, &format, operand, error);
     npy_release(&in);
     return good;
 }
@@ -79,8 +127,10 @@ int command_quantize(int argc, char **argv)
         {"--rounding", ARGUMENT_TEXT, &o.format.rounding, "nearest or stochastic (default: nearest)"},
         {"--groups", ARGUMENT_INT, &o.channel_groups, "convolution groups, which no scale group crosses (default: 1)"},
         {"--seed", ARGUMENT_INT, &o.seed, "of stochastic rounding (default: 1)"},
-        {"--codes", ARGUMENT_TEXT, &o.codes, "write the signed integers I (int32) to this .npy (default: do not)"},
-        {"--group-scales", ARGUMENT_TEXT, &o.scales, "write the group scales Sg (fp32, [D0 blocks, D1 blocks]) (default: do not)"},
+        {"--codes", ARGUMENT_TEXT, &o.codes,
+         "write the signed integers I (int32; mx*, fp8_*: the standard's codes) to this .npy (default: do not)"},
+        {"--group-scales", ARGUMENT_TEXT, &o.scales,
+         "write the group scales Sg (fp32, [D0 blocks, D1 blocks]; mx*: [D0, D1 blocks, D2, D3]) (default: do not)"},
         {"--json", ARGUMENT_FLAG, &o.json, "print as JSON"},
         {0},
     };

@@ -2,14 +2,25 @@
 
 #include <math.h>
 
-struct arithmetic arithmetic_of_mls(const struct mls_format formats[3])
+// Exact sums within a group, but for the 8-bit floats: those are summed in fp32.
+static bool sums_in_integers(const struct mls_format *format)
 {
-    struct arithmetic arithmetic = {.integer_sum = true};
-    for (int k = 0; k < 3; k++)
+    return mls_has_integers(format) || (format->family == MLS_FAMILY_MICROSCALING && format->exponent <= 3);
+}
+
+struct arithmetic arithmetic_of_formats(const struct mls_format formats[3])
+{
+    static const enum scale_kind scales[] = {[MLS_FAMILY_MLS] = SCALE_GROUP, [MLS_FAMILY_FIXED] = SCALE_TENSOR,
+                                             [MLS_FAMILY_BLOCK_FLOAT] = SCALE_BLOCK, [MLS_FAMILY_MICROSCALING] = SCALE_BLOCK,
+                                             [MLS_FAMILY_FP8] = SCALE_TENSOR};
+    struct arithmetic arithmetic = {.integer_sum = true, .sum_exponent = 8, .sum_mantissa = 23, .exact_product = true};
+    for (int k = 0; k < 3; k++) {
         arithmetic.operands[k] = (struct operand_format){
-            .exponent = formats[k].exponent, .mantissa = formats[k].mantissa, .scale = SCALE_GROUP, .group = formats[k].group,
-            .group_size = formats[k].group_size, .scale_exponent = formats[k].scale_exponent,
-            .scale_mantissa = formats[k].scale_mantissa, .rounding = formats[k].rounding};
+            .exponent = formats[k].exponent, .mantissa = formats[k].mantissa, .scale = scales[formats[k].family], .group = formats[k].group,
+            .group_size = formats[k].group_size, .each_pixel = formats[k].family == MLS_FAMILY_MICROSCALING,
+            .scale_exponent = formats[k].scale_exponent, .scale_mantissa = formats[k].scale_mantissa, .rounding = formats[k].rounding};
+        arithmetic.integer_sum = arithmetic.integer_sum && sums_in_integers(&formats[k]);
+    }
     return arithmetic;
 }
 
@@ -190,7 +201,9 @@ static void set_channel_groups(struct reduction *r, int channels, enum mls_group
                                double reached)
 {
     double longest, taps = (double)s->kernel_height * s->kernel_width;
-    double runs = runs_of(channels, span_of(r->a, weights_along, channels), span_of(r->b, MLS_GROUP_C, channels), &longest);
+    // Blocks of weights that are of one tap lie along the input channels: the next output channel has a scale of its own.
+    int weights_span = r->a->each_pixel && weights_along == MLS_GROUP_N && channels > 1 ? 1 : span_of(r->a, weights_along, channels);
+    double runs = runs_of(channels, weights_span, span_of(r->b, MLS_GROUP_C, channels), &longest);
     bool each_pixel = (r->a->each_pixel && has_groups(r->a)) || (r->b->each_pixel && has_groups(r->b));
     r->groups = each_pixel ? r->products / channels * runs : reached * runs;
     r->longest = longest * (each_pixel ? 1 : taps);
@@ -239,7 +252,7 @@ static struct tensor_size size_of(const struct operand_format *format, enum mls_
 static int quantizer_bits(const struct operand_format *format, bool integer)
 {
     int fraction = significand_bits(format) + shift_places(format);
-    return integer && fraction <= 8 ? 16 : 24;
+    return integer && fraction <= 8 && !format->each_pixel ? 16 : 24;
 }
 
 static void add_scales(struct operations *o, enum operation_pass pass, const struct operand_format *format, struct tensor_size size)
@@ -340,8 +353,9 @@ void operations_of_convolution(struct operations *o, const struct convolution_sh
 {
     struct arithmetic arithmetic = !own ? fp32 : o->instead ? *o->instead : *own;
     struct layer_work w = {.operations = o, .shape = shape, .arithmetic = &arithmetic, .is_float = !own};
-    // A float has its sign in any case.
-    arithmetic.operands[MLS_ACTIVATION].nonnegative = nonnegative_input && arithmetic.integer_sum;
+    // A float has its sign in any case, and so has an element of Microscaling.
+    struct operand_format *activations = &arithmetic.operands[MLS_ACTIVATION];
+    activations->nonnegative = nonnegative_input && arithmetic.integer_sum && !activations->each_pixel;
     for (int k = 0; k < 3; k++) w.sizes[k] = size_of(&arithmetic.operands[k], (enum mls_operand)k, shape, o->images);
     if (o->training) add_quantization(o, IN_FORWARD, MLS_WEIGHT, &arithmetic, w.sizes[MLS_WEIGHT]); // kept quantized for inference
     add_quantization(o, IN_FORWARD, MLS_ACTIVATION, &arithmetic, w.sizes[MLS_ACTIVATION]);

@@ -32,7 +32,9 @@ struct arithmetic {
     bool exact_product;                // floats only: the product goes to the adder as it is, neither normalized nor rounded
 };
 
-struct arithmetic arithmetic_of_mls(const struct mls_format formats[3]);
+// fixedK: a scale a tensor; bfpK: exact sums and block scales; mx* of up to 6 bits and mxint8: the same, a block being of one
+// pixel; mxfp8_*, fp8_*, and what they are combined with: exact products and fp32 sums.
+struct arithmetic arithmetic_of_formats(const struct mls_format formats[3]);
 
 // Bits of an element with its sign, and of its share in nothing else.
 int operand_bits(const struct operand_format *format);

@@ -131,7 +131,7 @@ bool map_quantization_begin(struct map_quantization *q, struct thread_pool *pool
     q->largest = q->by_image && !q->maxima && q->input->bounds ? find_largest(q, pool, images) : find_all(q, pool, images);
     q->failed = !isfinite(q->largest);
     if (q->failed) return map_quantization_end(q, error);
-    map->tensor_scale = mls_tensor_scale(q->largest);
+    map->tensor_scale = mls_tensor_scale(&map->format, q->largest);
     // The groups of images that did not come are not read by anyone.
     memset(map->maxima, 0, (size_t)(q->by_image ? images : map->grouping.blocks[0]) * (size_t)map->grouping.blocks[1] * sizeof(float));
     if (q->by_image) return true;

@@ -1,5 +1,7 @@
 #include "mls/format.h"
 
+#include "mls/standard.h"
+
 struct mls_format mls_format_default(enum mls_operand operand)
 {
     return (struct mls_format){.exponent = 2, .mantissa = 1, .group = MLS_GROUP_NC, .group_size = 16,
@@ -15,8 +17,11 @@ static bool check_range(const char *name, int value, int low, int high, struct e
 
 bool mls_format_check(const struct mls_format *format, struct error *error)
 {
+    if (!mls_has_integers(format))
+        return standard_element_of(format) || error_set(error, "family=%d: no such element", (int)format->family);
+    bool fixed_point = format->family != MLS_FAMILY_MLS && format->exponent == 0;
     return check_range("exponent", format->exponent, 0, 3, error) &&
-           check_range("mantissa", format->mantissa, 0, 7, error) &&
+           check_range("mantissa", format->mantissa, 0, fixed_point ? 15 : 7, error) &&
            check_range("group", (int)format->group, MLS_GROUP_NONE, MLS_GROUP_NC, error) &&
            check_range("group_size", format->group_size, 1, 1 << 20, error) &&
            check_range("scale_exponent", format->scale_exponent, 1, 8, error) &&
@@ -35,9 +40,14 @@ int32_t mls_largest_integer(const struct mls_format *format)
     return format->exponent ? all_ones << ((1 << format->exponent) - 2) : ((int32_t)1 << format->mantissa) - 1;
 }
 
+bool mls_has_integers(const struct mls_format *format)
+{
+    return format->family < MLS_FAMILY_MICROSCALING;
+}
+
 bool mls_fits_int8(const struct mls_format *format)
 {
-    return mls_largest_integer(format) <= 127;
+    return mls_has_integers(format) && mls_largest_integer(format) <= 127;
 }
 
 int mls_quantizer_bits(const struct mls_format *format)

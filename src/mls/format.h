@@ -1,5 +1,5 @@
 // The MLS number format (mls-format.md sections 1 and 2): descriptors and the constants that
-// follow from them. X ~ sign * St * Sg[group] * I / 2^F.
+// follow from them. X ~ sign * St * Sg[group] * I / 2^F. Other formats (section 6) are described by the same structure.
 #ifndef MLS_FORMAT_H
 #define MLS_FORMAT_H
 
@@ -12,6 +12,16 @@ enum mls_group { MLS_GROUP_NONE, MLS_GROUP_N, MLS_GROUP_C, MLS_GROUP_NC };
 enum mls_rounding { MLS_NEAREST, MLS_STOCHASTIC };
 enum mls_operand { MLS_WEIGHT, MLS_ACTIVATION, MLS_ERROR };
 
+enum mls_family {
+    MLS_FAMILY_MLS,
+    // MLS integers by another name:
+    MLS_FAMILY_FIXED,        // one scale a tensor
+    MLS_FAMILY_BLOCK_FLOAT,  // St is rounded up to a power of two, so that every scale is one
+    // Not MLS integers, always simulated (mls/standard.h):
+    MLS_FAMILY_MICROSCALING, // OCP Microscaling v1.0: a power of two for 32 channels at one pixel
+    MLS_FAMILY_FP8           // OCP 8-bit floating point with one fp32 scale a tensor
+};
+
 struct mls_format {
     int exponent;        // Ex, 0..3
     int mantissa;        // Mx, 0..7
@@ -20,6 +30,7 @@ struct mls_format {
     int scale_exponent;  // Eg, 1..8
     int scale_mantissa;  // Mg, 0..1
     enum mls_rounding rounding;
+    enum mls_family family; // others than MLS: made by mls_preset (mls/presets.h)
 };
 
 // <2,1>, nc, group size 16, scale <8,1>; stochastic for errors, nearest for the rest.
@@ -30,8 +41,9 @@ bool mls_format_check(const struct mls_format *format, struct error *error);
 
 int mls_fraction_bits(const struct mls_format *format);       // F
 int32_t mls_largest_integer(const struct mls_format *format); // largest I
-bool mls_fits_int8(const struct mls_format *format);          // largest I <= 127: the integer path
 int mls_quantizer_bits(const struct mls_format *format);      // Q of section 3: 16 where F <= 8, else 24
+bool mls_has_integers(const struct mls_format *format);       // the elements are MLS integers; the three functions above are for these
+bool mls_fits_int8(const struct mls_format *format);          // largest I <= 127: the integer path
 
 // Number of blocks along a dimension of `size` channels that is divided into `convolution_groups`
 // equal parts (1 but for grouped convolution), with groups of `group_size` that never cross a part;

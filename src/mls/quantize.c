@@ -11,8 +11,21 @@ uint32_t mls_random_bits(struct mls_plane_keys keys, uint32_t position, int quan
     return position / 16 % 2 ? hash >> 16 : hash & 0xffff;
 }
 
+float mls_tensor_scale(const struct mls_format *format, float largest)
+{
+    if (largest < 0x1p-60f) return 0;
+    if (format->family != MLS_FAMILY_BLOCK_FLOAT) return largest;
+    uint32_t bits;
+    memcpy(&bits, &largest, sizeof bits);
+    bits = (bits + 0x7fffff) & 0xff800000;
+    if (bits > 0x7f000000) bits = 0x7f000000;
+    memcpy(&largest, &bits, sizeof largest);
+    return largest;
+}
+
 float mls_group_scale(const struct mls_format *format, float f)
 {
+    if (f >= 1) return 1;
     int last = (1 << format->scale_exponent) - 1;
     if (last > 63) last = 63;
     float smallest = ldexpf(1.0f, -last);
@@ -33,7 +46,7 @@ bool mls_scales(const struct mls_format *format, const float *maxima, int count,
         if (!isfinite(maxima[i])) return false;
         if (maxima[i] > largest) largest = maxima[i];
     }
-    *tensor_scale = mls_tensor_scale(largest);
+    *tensor_scale = mls_tensor_scale(format, largest);
     for (int i = 0; i < count; i++)
         group_scales[i] = mls_group_scale(format, *tensor_scale > 0 ? maxima[i] / *tensor_scale : 0);
     return true;
@@ -96,9 +109,8 @@ COUNTABLE bool find_scales(struct mls_tensor *tensor, float *maxima, struct mls_
     return true;
 }
 
-static bool report_not_finite(const struct mls_tensor *tensor, const float *x, struct error *error)
+bool mls_report_not_finite(const float *x, const int d[4], struct error *error)
 {
-    const int *d = tensor->dims;
     for (size_t i = 0; i < (size_t)d[0] * (size_t)d[1] * (size_t)d[2] * (size_t)d[3]; i++)
         if (!isfinite(x[i])) {
             size_t w = i % (size_t)d[3], h = i / (size_t)d[3] % (size_t)d[2];
@@ -129,6 +141,7 @@ COUNTABLE void quantize_plane(struct mls_tensor *tensor, const float *x, int i, 
 COUNTABLE bool quantize(const struct mls_format *format, enum mls_operand operand, const float *x, const int dims[4],
                         int convolution_groups, uint64_t tensor_key, struct mls_tensor *out, struct mls_counts *counts, struct error *error)
 {
+    if (!mls_has_integers(format)) return error_set(error, "a format of mls/standard.h has no MLS integers");
     *out = (struct mls_tensor){.format = *format,
                                .grouping = mls_grouping_of(format, operand, dims[0], dims[1], convolution_groups)};
     memcpy(out->dims, dims, sizeof out->dims);
@@ -140,7 +153,7 @@ COUNTABLE bool quantize(const struct mls_format *format, enum mls_operand operan
     if (good) {
         find_maxima(out, x, maxima, counts);
         good = find_scales(out, maxima, counts);
-        if (!good) report_not_finite(out, x, error);
+        if (!good) mls_report_not_finite(x, dims, error);
     }
     for (int i = 0; good && out->tensor_scale > 0 && i < dims[0]; i++)
         for (int j = 0; j < dims[1]; j++) quantize_plane(out, x, i, j, maxima[mls_group_index(&out->grouping, i, j)], tensor_key, counts);

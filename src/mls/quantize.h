@@ -66,13 +66,10 @@ uint32_t mls_random_bits(struct mls_plane_keys keys, uint32_t position, int quan
 bool mls_scales(const struct mls_format *format, const float *maxima, int count, float *tensor_scale,
                 float *group_scales);
 
-// Step 2 from the largest |x|: St.
-static inline float mls_tensor_scale(float largest)
-{
-    return largest < 0x1p-60f ? 0 : largest;
-}
+// Step 2 from the largest |x|: St. Block floating point: the next power of two, at most 2^127 (what is larger saturates).
+float mls_tensor_scale(const struct mls_format *format, float largest);
 
-// Step 4 for one f = Sr / St in [0, 1].
+// Step 4 for one f = Sr / St in [0, 1]; more counts as 1.
 float mls_group_scale(const struct mls_format *format, float f);
 
 // Steps 5 to 8 for one element: the signed integer I. reciprocal = 1 / (St * Sg) of its group; random
@@ -88,6 +85,9 @@ bool mls_quantize_counted(const struct mls_format *format, enum mls_operand oper
                           int convolution_groups, uint64_t tensor_key, struct mls_tensor *out, struct mls_counts *counts,
                           struct error *error);
 void mls_tensor_release(struct mls_tensor *tensor);
+
+// Returns false; the message names the first element of x[dims] that is NaN or infinite.
+bool mls_report_not_finite(const float *x, const int dims[4], struct error *error);
 
 // values[dims] = St * Sg * I / 2^F, computed as (St * Sg) * (I * 2^-F) in fp32.
 void mls_dequantize(const struct mls_tensor *tensor, float *values);

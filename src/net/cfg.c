@@ -219,11 +219,20 @@ const struct cfg_option *cfg_find_option(const struct cfg_section *section, cons
     return NULL;
 }
 
+void cfg_remove_option(struct cfg_section *section, const struct cfg_option *option)
+{
+    size_t at = (size_t)(option - section->options), last = (size_t)--section->option_count;
+    free(section->options[at].key);
+    free(section->options[at].value);
+    memmove(&section->options[at], &section->options[at + 1], (last - at) * sizeof *section->options);
+}
+
 // ---------------------------------------------------------------------------------------------
 // --set
 
 static bool set_option(struct cfg_section *section, const char *key, const char *value)
 {
+    mls_settings_make_way(section, key, value);
     for (int i = 0; i < section->option_count; i++) {
         if (strcmp(section->options[i].key, key) != 0) continue;
         char *copy = copy_text(value, strlen(value));

@@ -48,7 +48,7 @@ void cfg_release(struct cfg *cfg);
 // "INDEX.KEY=VALUE" (the layer of that index, counted as `summary` prints them: the first section after
 // [net] and [data] is 0). A bare KEY goes to the one of [net] and [data] whose option table has it, to [data] if both have it
 // and there is such a section; it is refused with the nearest known names if none has. Replaces or adds the option, and
-// [data] if the cfg lacks it.
+// [data] if the cfg lacks it. A format takes the place of the file's options that it decides (net/mls_options.h).
 bool cfg_set(struct cfg *cfg, const char *assignment, struct error *error);
 
 // The cfg as text, with what --set changed (for config.cfg of a run): allocated with malloc.
@@ -57,5 +57,6 @@ char *cfg_to_text(const struct cfg *cfg);
 // First section with this name (case-sensitive), or NULL.
 struct cfg_section *cfg_find_section(const struct cfg *cfg, const char *name);
 const struct cfg_option *cfg_find_option(const struct cfg_section *section, const char *key);
+void cfg_remove_option(struct cfg_section *section, const struct cfg_option *option);
 
 #endif

@@ -210,7 +210,8 @@ static bool read_net(struct network *network, struct cfg *cfg, struct diagnostic
     if (cfg->sections != section)
         diagnostics_add(diagnostics, section->line, section->name, "expected as the first section of the file");
     bool good = options_read(net_option_table, section, &network->settings, diagnostics);
-    good &= options_read(mls_option_table, section, &network->settings.mls, diagnostics);
+    good &= options_read(mls_option_table, section, &network->settings.mls, diagnostics) &&
+            mls_settings_check(&network->settings.mls, NULL, section, diagnostics);
     const struct option_description *const tables[] = {net_option_table, mls_option_table, training_option_table, NULL};
     // The training options are read by the training floor; here they only count as known.
     for (const struct option_description *row = training_option_table; row->name; row++)

@@ -4,7 +4,8 @@
 //   packed      MLS integers, fast kernels
 //   direct      mls=0: fp32, fast kernels
 //   reference   MLS integers, plain C: shapes that the fast kernels do not take
-//   simulated   MLS formats whose integers do not fit 8 bits: fp32 arithmetic (CBLAS) on dequantized operands
+//   simulated   MLS formats whose integers do not fit 8 bits, other formats: fp32 arithmetic on dequantized operands, by the fast
+//               kernels where they take the shape, else by CBLAS
 //   blas        mls=0, shapes that the direct kernels do not take (convolution groups of several channels): fp32, CBLAS
 //
 // The last three work on planar copies of the maps. The first two read sources (kernels/source.h): the batch normalization
@@ -16,9 +17,12 @@
 #include "base/memory.h"
 #include "kernels/direct.h"
 #include "kernels/packed.h"
+#include "mls/presets.h"
+#include "mls/simulate.h"
 #include "net/batch_normalization.h"
 #include "net/float_convolution.h"
 #include "net/operations.h"
+#include "net/planar.h"
 
 struct convolutional_settings {
     int filters, size, stride, pad, padding, groups, batch_normalize, activation, binary, xnor;
@@ -68,8 +72,9 @@ struct convolutional {
     float *planar_input, *planar_output; // x; z and the errors
     float *planar_input_error;
     float *partial;                      // of the fp32 weight gradient
-    struct mls_tensor quantized[3];      // reference and simulated, by operand
+    struct mls_tensor quantized[3];      // reference, by operand
     float *dequantized[3];               // simulated
+    float *rounded_input, *rounded_errors; // simulated by `direct`: blocked copies of two of them
     float *scratch_gradient;             // reference
 };
 
@@ -133,12 +138,26 @@ static bool create_packed(struct layer *layer, struct convolutional *c, struct e
 
 static bool create_direct(struct layer *layer, struct convolutional *c, struct error *error)
 {
-    struct direct_request request = {.kernels = layer->network->kernels, .shape = c->shape, .planar_input = !layer->inputs[0] && c->shape.groups == 1,
+    bool planar = !layer->inputs[0] && c->shape.groups == 1 && c->mode == MODE_DIRECT;
+    struct direct_request request = {.kernels = layer->network->kernels, .shape = c->shape, .planar_input = planar,
                                      .for_training = layer->network->for_training};
     c->direct = direct_create(&request, error);
     if (c->direct) layer->extra_memory += direct_memory(c->direct);
     layer->reads_planar = request.planar_input;
     return c->direct != NULL;
+}
+
+static bool create_rounded(struct layer *layer, struct convolutional *c, struct diagnostics *diagnostics)
+{
+    struct error error;
+    size_t images = (size_t)layer->network->max_images;
+    if (!create_direct(layer, c, &error)) {
+        diagnostics_add(diagnostics, layer->section->line, layer->section->name, "%s", error.message);
+        return false;
+    }
+    c->rounded_input = layer_allocate(layer, images * shape_stored(layer->input_shape), sizeof(float), diagnostics);
+    if (!c->rounded_input || !layer->network->for_training) return c->rounded_input != NULL;
+    return (c->rounded_errors = layer_allocate(layer, images * shape_stored(layer->output_shape), sizeof(float), diagnostics)) != NULL;
 }
 
 static bool create_planar(struct layer *layer, struct convolutional *c, struct diagnostics *diagnostics)
@@ -152,11 +171,12 @@ static bool create_planar(struct layer *layer, struct convolutional *c, struct d
         good = (c->planar_input_error = layer_allocate(layer, sizes[1], sizeof(float), diagnostics)) != NULL;
     if (good && c->mode == MODE_REFERENCE)
         return (c->scratch_gradient = layer_allocate(layer, sizes[0], sizeof(float), diagnostics)) != NULL;
+    for (int k = 0; k < 3 && good && c->mode == MODE_SIMULATED; k++)
+        good = (c->dequantized[k] = layer_allocate(layer, sizes[k], sizeof(float), diagnostics)) != NULL;
+    if (good && c->mode == MODE_SIMULATED && direct_supports(&c->shape)) return create_rounded(layer, c, diagnostics);
     network_request_scratch(network, float_convolution_scratch(&c->shape));
     if (good && network->for_training)
         good = (c->partial = layer_allocate(layer, float_convolution_partial(&c->shape), sizeof(float), diagnostics)) != NULL;
-    for (int k = 0; k < 3 && good && c->mode == MODE_SIMULATED; k++)
-        good = (c->dequantized[k] = layer_allocate(layer, sizes[k], sizeof(float), diagnostics)) != NULL;
     return good;
 }
 
@@ -189,7 +209,9 @@ static bool create(struct layer *layer, struct diagnostics *diagnostics)
 {
     struct convolutional_settings *settings = layer->settings;
     struct convolutional *c = layer->state = layer_allocate(layer, 1, sizeof *c, diagnostics);
-    if (!c || !options_read(mls_option_table, layer->section, &settings->mls, diagnostics)) return false;
+    if (!c || !options_read(mls_option_table, layer->section, &settings->mls, diagnostics) ||
+        !mls_settings_check(&settings->mls, &layer->network->settings.mls, layer->section, diagnostics))
+        return false;
     if (settings->binary || settings->xnor) {
         diagnostics_add(diagnostics, layer->section->line, layer->section->name, "binary=1 and xnor=1 are not supported");
         return false;
@@ -232,6 +254,8 @@ static void destroy(struct layer *layer)
     direct_destroy(c->direct);
     release_quantized(c);
     for (int k = 0; k < 3; k++) memory_release(c->dequantized[k]);
+    memory_release(c->rounded_input);
+    memory_release(c->rounded_errors);
     memory_release(c->planar_input);
     memory_release(c->planar_output);
     memory_release(c->planar_input_error);
@@ -241,28 +265,14 @@ static void destroy(struct layer *layer)
     memory_release(c);
 }
 
-static void describe_formats(const struct convolutional *c, char *text, size_t size)
-{
-    static const char *const groups[] = {"none", "n", "c", "nc"};
-    const struct mls_format *w = &c->formats[MLS_WEIGHT], *a = &c->formats[MLS_ACTIVATION], *e = &c->formats[MLS_ERROR];
-    bool same = w->exponent == a->exponent && w->mantissa == a->mantissa && e->exponent == a->exponent && e->mantissa == a->mantissa;
-    int used = same ? snprintf(text, size, "<%d,%d>", w->exponent, w->mantissa)
-                    : snprintf(text, size, "w<%d,%d> a<%d,%d> e<%d,%d>", w->exponent, w->mantissa, a->exponent, a->mantissa,
-                               e->exponent, e->mantissa);
-    bool same_group = w->group == a->group && w->group_size == a->group_size && e->group == a->group && e->group_size == a->group_size;
-    if (used > 0 && (size_t)used < size)
-        snprintf(text + used, size - (size_t)used, " %s %d%s", groups[a->group], a->group_size, same_group ? "" : " (differ)");
-}
-
 static void describe(const struct layer *layer, char *text, size_t size)
 {
     const struct convolutional *c = layer->state;
-    char formats[96] = "";
-    describe_formats(c, formats, sizeof formats);
+    char formats[128] = "fp32";
     static const char *const suffix[] = {"", "", " plain C", " simulated", ""};
-    bool mls = c->mode != MODE_DIRECT && c->mode != MODE_BLAS;
-    snprintf(text, size, "%dx%d/%d%s %s%s%s", c->shape.kernel_height, c->shape.kernel_width, c->shape.stride,
-             c->shape.groups > 1 ? " grouped" : "", mls ? "MLS " : "fp32", mls ? formats : "", suffix[c->mode]);
+    if (c->mode != MODE_DIRECT && c->mode != MODE_BLAS) mls_formats_describe(c->formats, formats, sizeof formats);
+    snprintf(text, size, "%dx%d/%d%s %s%s", c->shape.kernel_height, c->shape.kernel_width, c->shape.stride,
+             c->shape.groups > 1 ? " grouped" : "", formats, suffix[c->mode]);
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -382,25 +392,6 @@ static bool backward_direct(struct layer *layer, const struct pass *pass, struct
 // ---------------------------------------------------------------------------------------------
 // Planar
 
-static void to_planar(const float *map, struct shape shape, int images, float *planar)
-{
-    for (size_t n = 0; n < (size_t)images; n++)
-        blocked_to_planar(map + n * shape_stored(shape), shape.channels, shape_pixels(shape), planar + n * shape_size(shape));
-}
-
-// map[images] = the planar values, or += them.
-static void from_planar(const float *planar, struct shape shape, int images, float *map, bool accumulate)
-{
-    size_t pixels = shape_pixels(shape);
-    for (size_t n = 0; n < (size_t)images; n++)
-        for (int k = 0; k < shape.channels; k++)
-            for (size_t p = 0; p < pixels; p++) {
-                float *to = &map[n * shape_stored(shape) + blocked_at(pixels, k, p)];
-                *to = accumulate ? *to + *planar : *planar;
-                planar++;
-            }
-}
-
 static struct float_convolution float_convolution_of(const struct layer *layer, const struct pass *pass)
 {
     const struct convolutional *c = layer->state;
@@ -421,10 +412,40 @@ static bool quantize(struct layer *layer, const struct pass *pass, enum mls_oper
                             {pass->images, s->in_channels, s->in_height, s->in_width},
                             {pass->images, s->out_channels, s->out_height, s->out_width}};
     mls_tensor_release(&c->quantized[operand]);
-    if (!mls_quantize(&format, operand, values, dims[operand], s->groups, key_of(layer, pass, operand),
-                      &c->quantized[operand], error))
-        return error_prefix(error, "%s", names[operand]);
-    if (c->mode == MODE_SIMULATED) mls_dequantize(&c->quantized[operand], c->dequantized[operand]);
+    uint64_t key = key_of(layer, pass, operand);
+    bool good = c->mode == MODE_SIMULATED
+                    ? mls_simulate(&format, operand, values, dims[operand], s->groups, key, pass->pool, c->dequantized[operand], error)
+                    : mls_quantize(&format, operand, values, dims[operand], s->groups, key, &c->quantized[operand], error);
+    return good || error_prefix(error, "%s", names[operand]);
+}
+
+// The operands as the direct kernels read them.
+static struct source rounded_source(const float *map)
+{
+    return (struct source){.kind = SOURCE_PLAIN, .x = map};
+}
+
+static bool forward_rounded(struct layer *layer, const struct pass *pass, float *z, struct error *error)
+{
+    struct convolutional *c = layer->state;
+    struct source input = rounded_source(c->rounded_input);
+    planar_to_map(pass, c->dequantized[MLS_ACTIVATION], layer->input_shape, c->rounded_input, false);
+    if (!direct_forward(c->direct, pass->pool, pass->images, c->dequantized[MLS_WEIGHT], &input, z, (struct image_done){0}, error))
+        return false;
+    lap(layer, pass, PART_CONVOLVE, 1, 1);
+    return true;
+}
+
+static bool backward_rounded(struct layer *layer, const struct pass *pass, struct delta_target target)
+{
+    struct convolutional *c = layer->state;
+    struct source input = rounded_source(c->rounded_input), errors = rounded_source(c->rounded_errors);
+    planar_to_map(pass, c->dequantized[MLS_ERROR], layer->output_shape, c->rounded_errors, false);
+    direct_weight_gradient(c->direct, pass->pool, pass->images, &input, &errors, c->weights->gradient);
+    lap(layer, pass, PART_WEIGHT_GRADIENT, 1, 1);
+    if (!target.values) return true;
+    direct_input_error(c->direct, pass->pool, pass->images, &errors, target.values, target.accumulate, target.done);
+    lap(layer, pass, PART_INPUT_ERROR, target.accumulate ? 2 : 1, 1);
     return true;
 }
 
@@ -432,17 +453,18 @@ static bool forward_planar(struct layer *layer, const struct pass *pass, float *
 {
     struct convolutional *c = layer->state;
     struct float_convolution f = float_convolution_of(layer, pass);
-    to_planar(layer_input(layer, 0), layer->input_shape, pass->images, c->planar_input);
+    planar_from_map(pass, layer_input(layer, 0), layer->input_shape, c->planar_input);
     if (c->mode != MODE_BLAS && (!quantize(layer, pass, MLS_WEIGHT, c->weights->value, error) ||
                                  !quantize(layer, pass, MLS_ACTIVATION, c->planar_input, error)))
         return false;
+    if (c->rounded_input) return forward_rounded(layer, pass, z, error);
     if (c->mode == MODE_BLAS)
         float_convolve_forward(&f, c->weights->value, c->planar_input, c->planar_output);
     else if (c->mode == MODE_SIMULATED)
         float_convolve_forward(&f, c->dequantized[MLS_WEIGHT], c->dequantized[MLS_ACTIVATION], c->planar_output);
     else
         mls_convolution_forward(&f.shape, &c->quantized[MLS_WEIGHT], &c->quantized[MLS_ACTIVATION], c->planar_output);
-    from_planar(c->planar_output, layer->output_shape, pass->images, z, false);
+    planar_to_map(pass, c->planar_output, layer->output_shape, z, false);
     lap(layer, pass, PART_CONVOLVE, 1, 1);
     return true;
 }
@@ -463,8 +485,9 @@ static bool backward_planar(struct layer *layer, const struct pass *pass, struct
     struct convolutional *c = layer->state;
     struct float_convolution f = float_convolution_of(layer, pass);
     const float *weights = c->weights->value, *input = c->planar_input, *errors = c->planar_output;
-    to_planar(layer->delta, layer->output_shape, pass->images, c->planar_output);
+    planar_from_map(pass, layer->delta, layer->output_shape, c->planar_output);
     if (c->mode != MODE_BLAS && !quantize(layer, pass, MLS_ERROR, c->planar_output, error)) return false;
+    if (c->rounded_input) return backward_rounded(layer, pass, target);
     if (c->mode == MODE_SIMULATED) {
         weights = c->dequantized[MLS_WEIGHT];
         input = c->dequantized[MLS_ACTIVATION];
@@ -477,7 +500,7 @@ static bool backward_planar(struct layer *layer, const struct pass *pass, struct
         if (target.values) float_convolve_input_error(&f, weights, errors, c->planar_input_error, false);
     }
     lap(layer, pass, PART_WEIGHT_GRADIENT, 1, 1);
-    if (target.values) from_planar(c->planar_input_error, layer->input_shape, pass->images, target.values, target.accumulate);
+    if (target.values) planar_to_map(pass, c->planar_input_error, layer->input_shape, target.values, target.accumulate);
     for (int image = 0; target.done.function && image < pass->images; image++) target.done.function(target.done.context, image);
     return true;
 }
@@ -591,7 +614,7 @@ static void operations(const struct layer *layer, struct operations *operations)
 {
     const struct convolutional *c = layer->state;
     bool mls = c->mode != MODE_DIRECT && c->mode != MODE_BLAS;
-    struct arithmetic own = arithmetic_of_mls(c->formats);
+    struct arithmetic own = arithmetic_of_formats(c->formats);
     double elements = (double)shape_size(layer->output_shape);
     operations_of_convolution(operations, &c->shape, mls ? &own : NULL, layer->inputs[0] && layer->inputs[0]->output_nonnegative);
     if (c->normalize) operations_of_batch_normalization(operations, elements, c->shape.out_channels);

@@ -1,0 +1,222 @@
+#include "mls/standard.h"
+
+#include <math.h>
+#include <stdatomic.h>
+#include <string.h>
+
+#include "mls/quantize.h"
+
+static const struct standard_element elements[] = {
+    {MLS_FAMILY_MICROSCALING, "mxfp4", 2, 1, 1, 0, 2, 6},
+    {MLS_FAMILY_MICROSCALING, "mxfp6_e2m3", 2, 3, 3, 0, 2, 7.5f},
+    {MLS_FAMILY_MICROSCALING, "mxfp6_e3m2", 3, 2, 2, -2, 4, 28},
+    {MLS_FAMILY_MICROSCALING, "mxfp8_e4m3", 4, 3, 3, -6, 8, 448},
+    {MLS_FAMILY_MICROSCALING, "mxfp8_e5m2", 5, 2, 2, -14, 15, 57344},
+    {MLS_FAMILY_MICROSCALING, "mxint8", 0, 7, 6, 0, 0, 127.0f / 64},
+    {MLS_FAMILY_FP8, "fp8_e4m3", 4, 3, 3, -6, 8, 448},
+    {MLS_FAMILY_FP8, "fp8_e5m2", 5, 2, 2, -14, 15, 57344},
+};
+enum { ELEMENTS = sizeof elements / sizeof elements[0] };
+
+const struct standard_element *standard_element_at(int index)
+{
+    return index >= 0 && index < ELEMENTS ? &elements[index] : NULL;
+}
+
+const struct standard_element *standard_element_of(const struct mls_format *format)
+{
+    for (int i = 0; i < ELEMENTS; i++)
+        if (elements[i].family == format->family && elements[i].exponent == format->exponent && elements[i].mantissa == format->mantissa)
+            return &elements[i];
+    return NULL;
+}
+
+int standard_code(const struct standard_element *element, float value)
+{
+    int steps = (int)ldexpf(fabsf(value), element->fraction - element->emin), exponent = 0; // of the subnormals
+    if (element->exponent == 0) return (value < 0 ? -steps : steps) & 0xff;
+    if (fabsf(value) >= ldexpf(1, element->emin)) {
+        exponent = ilogbf(value) - element->emin;
+        steps = (int)ldexpf(fabsf(value), element->fraction - ilogbf(value));
+    }
+    return !!signbit(value) << (element->exponent + element->mantissa) | ((exponent << element->mantissa) + steps);
+}
+
+int standard_blocks(enum mls_operand operand, const int dims[4], int convolution_groups)
+{
+    return mls_block_count(dims[1], operand == MLS_WEIGHT ? 1 : convolution_groups, MICROSCALING_BLOCK);
+}
+
+// ---------------------------------------------------------------------------------------------
+// Bits of fp32 numbers
+
+static uint32_t bits_of(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+static float float_of(uint32_t bits)
+{
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+// 2^e, -127 <= e <= 127.
+static float power_of_two(int e)
+{
+    return float_of(e > -127 ? (uint32_t)(e + 127) << 23 : 0x400000);
+}
+
+// ---------------------------------------------------------------------------------------------
+// Elements: out = x * inverse, rounded. The bits of a number without its fraction are the power of two below it; one step of
+// the format is that times 2^-fraction, and below 2^emin that of 2^emin.
+
+enum { MOST_PIXELS = 256 };
+
+// v + 2^23 steps has no bits below a step: the addition rounds, to nearest with ties to even.
+static void round_to_nearest(const struct standard_element *e, const float *x, const float *inverses, float *out, int count)
+{
+    float smallest = power_of_two(e->emin), steps = power_of_two(23 - e->fraction), largest = e->largest;
+    for (int i = 0; i < count; i++) {
+        float v = fabsf(x[i]) * inverses[i];
+        float offset = float_of(bits_of(v > smallest ? v : smallest) & 0x7f800000) * steps;
+        float rounded = (v + offset) - offset;
+        out[i] = copysignf(rounded < largest ? rounded : largest, x[i]);
+    }
+}
+
+static void round_stochastically(const struct standard_element *e, const float *x, const float *inverses, float *out, int count,
+                                 struct mls_plane_keys keys, uint32_t position)
+{
+    float smallest = power_of_two(e->emin), fraction = power_of_two(e->fraction), step = power_of_two(-e->fraction), largest = e->largest;
+    for (int i = 0; i < count; i++) {
+        float v = fabsf(x[i]) * inverses[i];
+        uint32_t power = bits_of(v > smallest ? v : smallest) & 0x7f800000;
+        float steps = v * float_of(0x7f000000 - power) * fraction, whole = (float)(int32_t)steps;
+        float random = (float)(int32_t)mls_random_bits(keys, position + (uint32_t)i, 24) * 0x1p-24f;
+        float rounded = (whole + (steps - whole > random ? 1.0f : 0.0f)) * (float_of(power) * step);
+        out[i] = copysignf(rounded < largest ? rounded : largest, x[i]);
+    }
+}
+
+// ---------------------------------------------------------------------------------------------
+// A tensor
+
+struct work {
+    const struct standard_element *element;
+    bool stochastic;
+    const int *dims;
+    size_t plane;
+    int parts, blocks; // of dims[1]: convolution groups, blocks
+    uint64_t tensor_key;
+    const float *x;
+    float tensor_scale; // FP8
+    const struct standard_result *result;
+    atomic_bool failed;
+};
+
+// `count` pixels of a channel from `pixel` on.
+static void quantize_pixels(const struct work *w, int i, int channel, size_t pixel, int count, const float *scales, const float *inverses)
+{
+    uint64_t number = (uint64_t)i * (uint64_t)w->dims[1] + (uint64_t)channel;
+    size_t at = (size_t)number * w->plane + pixel;
+    float rounded[MOST_PIXELS];
+    if (w->stochastic)
+        round_stochastically(w->element, w->x + at, inverses, rounded, count, mls_plane_keys_of(w->tensor_key, number), (uint32_t)pixel);
+    else
+        round_to_nearest(w->element, w->x + at, inverses, rounded, count);
+    if (w->result->elements) memcpy(w->result->elements + at, rounded, (size_t)count * sizeof(float));
+    for (int p = 0; w->result->values && p < count; p++) w->result->values[at + (size_t)p] = rounded[p] * scales[p];
+}
+
+// max |x| of each pixel over the channels, as bits, which are in the same order as the numbers, with a NaN above all.
+static void find_maxima(const struct work *w, const float *x, int channels, int count, int32_t *maxima)
+{
+    memset(maxima, 0, (size_t)count * sizeof *maxima);
+    for (int c = 0; c < channels; c++)
+        for (int p = 0; p < count; p++) {
+            int32_t bits = (int32_t)(bits_of(x[(size_t)c * w->plane + (size_t)p]) & 0x7fffffff);
+            maxima[p] = bits > maxima[p] ? bits : maxima[p];
+        }
+}
+
+static void quantize_block(struct work *w, int i, int block, int first, int channels, size_t pixel, int count)
+{
+    int32_t maxima[MOST_PIXELS];
+    float scales[MOST_PIXELS], inverses[MOST_PIXELS];
+    find_maxima(w, w->x + ((size_t)i * (size_t)w->dims[1] + (size_t)first) * w->plane + pixel, channels, count, maxima);
+    for (int p = 0; p < count; p++) {
+        if (maxima[p] >= 0x7f800000) w->failed = true;
+        int e = (maxima[p] >> 23) - 127 - w->element->emax; // zero and subnormal maxima end up at the lower limit in any case
+        if (e < -127) e = -127;
+        scales[p] = power_of_two(e);
+        inverses[p] = power_of_two(-e);
+    }
+    if (w->failed) return;
+    size_t number = (size_t)i * (size_t)w->blocks + (size_t)block;
+    if (w->result->scales) memcpy(w->result->scales + number * w->plane + pixel, scales, (size_t)count * sizeof(float));
+    for (int c = first; c < first + channels; c++) quantize_pixels(w, i, c, pixel, count, scales, inverses);
+}
+
+static void microscaling_task(void *context, int i, int thread)
+{
+    (void)thread;
+    struct work *w = context;
+    int part = w->dims[1] / w->parts;
+    for (int block = 0; block < w->blocks && !w->failed; block++) {
+        int per_part = w->blocks / w->parts, inside = block % per_part * MICROSCALING_BLOCK;
+        int channels = part - inside < MICROSCALING_BLOCK ? part - inside : MICROSCALING_BLOCK;
+        for (size_t pixel = 0; pixel < w->plane; pixel += MOST_PIXELS) {
+            size_t left = w->plane - pixel;
+            quantize_block(w, i, block, block / per_part * part + inside, channels, pixel, left < MOST_PIXELS ? (int)left : MOST_PIXELS);
+        }
+    }
+}
+
+static void fp8_task(void *context, int i, int thread)
+{
+    (void)thread;
+    const struct work *w = context;
+    float scales[MOST_PIXELS], inverses[MOST_PIXELS];
+    for (int p = 0; p < MOST_PIXELS; p++) {
+        scales[p] = w->tensor_scale;
+        inverses[p] = w->tensor_scale > 0 ? 1 / w->tensor_scale : 0;
+    }
+    for (int c = 0; c < w->dims[1]; c++)
+        for (size_t pixel = 0; pixel < w->plane; pixel += MOST_PIXELS) {
+            size_t left = w->plane - pixel;
+            quantize_pixels(w, i, c, pixel, left < MOST_PIXELS ? (int)left : MOST_PIXELS, scales, inverses);
+        }
+}
+
+static void find_tensor_scale(struct work *w)
+{
+    int32_t largest = 0;
+    size_t count = (size_t)w->dims[0] * (size_t)w->dims[1] * w->plane;
+    for (size_t k = 0; k < count; k++) {
+        int32_t bits = (int32_t)(bits_of(w->x[k]) & 0x7fffffff);
+        largest = bits > largest ? bits : largest;
+    }
+    float maximum = float_of((uint32_t)largest);
+    w->failed = largest >= 0x7f800000;
+    w->tensor_scale = maximum < 0x1p-60f ? 0 : maximum / w->element->largest;
+    if (w->result->scales) w->result->scales[0] = w->tensor_scale;
+}
+
+bool standard_quantize(const struct mls_format *format, enum mls_operand operand, const float *x, const int dims[4],
+                       int convolution_groups, uint64_t tensor_key, struct thread_pool *pool, const struct standard_result *result,
+                       struct error *error)
+{
+    struct work w = {.element = standard_element_of(format), .stochastic = format->rounding == MLS_STOCHASTIC, .dims = dims,
+                     .plane = (size_t)dims[2] * (size_t)dims[3], .parts = operand == MLS_WEIGHT ? 1 : convolution_groups,
+                     .blocks = standard_blocks(operand, dims, convolution_groups), .tensor_key = tensor_key, .x = x, .result = result};
+    if (!w.element) return error_set(error, "not a format of mls/standard.h");
+    thread_task task = format->family == MLS_FAMILY_FP8 ? fp8_task : microscaling_task;
+    if (task == fp8_task) find_tensor_scale(&w);
+    if (!w.failed && pool) thread_pool_run(pool, dims[0], task, &w);
+    for (int i = 0; !w.failed && !pool && i < dims[0]; i++) task(&w, i, 0);
+    return !w.failed || mls_report_not_finite(x, dims, error);
+}
