@@ -8,7 +8,7 @@
 
 #include "base/file.h"
 
-#define LETTER_WIDTH 7 // pixels, of the font below
+#define LETTER_WIDTH 8 // pixels, of the font below
 #define ENTRY_HEIGHT 19
 
 // Told apart by people who see colours differently, too, and on white: Okabe and Ito's without yellow, and four more.
@@ -64,7 +64,7 @@ static bool write_script(const struct picture *picture, const char *path, struct
     for (int svg = 0; svg < 2; svg++) {
         fprintf(script, "\nreset\nset terminal %s noenhanced size %d,%d font '%s'%s\nset output '%s.%s'\n", svg ? "svg" : "pngcairo", width,
                 l->height, svg ? "sans-serif,12" : "sans,10", svg ? " background '#ffffff'" : "", picture->name, svg ? "svg" : "png");
-        fprintf(script, "set grid lc rgb '#d0d0d0'\nset key at screen %.4f,0.97 left top Left reverse samplen 2.5 spacing 1.1\n",
+        fprintf(script, "set grid lc rgb '#d8d8d8' lw 0.7 dt 1\nset key at screen %.4f,0.97 left top Left reverse samplen 2.5 spacing 1.1\n",
                 (double)(l->width + 5) / width);
         picture->plots(script, picture->context);
         fputs("unset output\n", script);

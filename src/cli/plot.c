@@ -24,17 +24,22 @@ static bool holds(const char *folder, const char *name)
     return file_join(path, sizeof path, folder, name) && file_exists(path);
 }
 
+static void print_front(const struct sweep_table *table, const char *folder)
+{
+    int count = 0;
+    printf("%s: Pareto front:", folder);
+    for (int i = 0; i < table->count; i++)
+        if (table->rows[i].on_front) printf("%s %s", count++ ? ";" : "", table->rows[i].name);
+    puts(count ? "" : " nothing yet");
+}
+
 static bool draw_sweep(const char *folder, struct error *error)
 {
     struct sweep_table table;
-    bool good = sweep_table_read(&table, folder, error) && sweep_pictures_draw(&table, folder, error);
-    if (good) printf("%s: accuracy-bits, accuracy-energy, learning-curves (.png, .svg)\nPareto front:", folder);
-    for (int i = 0, first = 1; good && i < table.count; i++) {
-        if (!table.rows[i].on_front) continue;
-        printf("%s %s", first ? "" : ";", table.rows[i].name);
-        first = 0;
-    }
-    if (good) puts("");
+    bool good = sweep_table_read(&table, folder, error);
+    if (good) print_front(&table, folder);
+    good = good && sweep_pictures_draw(&table, folder, error);
+    if (good) printf("%s: accuracy-bits, accuracy-energy, learning-curves (.png, .svg)\n", folder);
     sweep_table_release(&table);
     return good;
 }
