@@ -9,7 +9,7 @@
 #include "base/file.h"
 
 #define LETTER_WIDTH 8 // pixels, of the font below
-#define ENTRY_HEIGHT 19
+#define ENTRY_HEIGHT 21
 
 // Told apart by people who see colours differently, too, and on white: Okabe and Ito's without yellow, and four more.
 static const char *const colours[] = {"#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6a3d9a", "#8c564b", "#7f7f00"};
@@ -63,8 +63,8 @@ static bool write_script(const struct picture *picture, const char *path, struct
     picture->data(script, picture->context);
     for (int svg = 0; svg < 2; svg++) {
         fprintf(script, "\nreset\nset terminal %s noenhanced size %d,%d font '%s'%s\nset output '%s.%s'\n", svg ? "svg" : "pngcairo", width,
-                l->height, svg ? "sans-serif,12" : "sans,10", svg ? " background '#ffffff'" : "", picture->name, svg ? "svg" : "png");
-        fprintf(script, "set grid lc rgb '#d8d8d8' lw 0.7 dt 1\nset key at screen %.4f,0.97 left top Left reverse samplen 2.5 spacing 1.1\n",
+                l->height, svg ? "sans-serif,11" : "sans,10", svg ? " background '#ffffff'" : "", picture->name, svg ? "svg" : "png");
+        fprintf(script, "set grid lc rgb '#c0c0c0' lw 1 dt 1\nset key at screen %.4f,0.97 left top Left reverse maxcols 1 samplen 2.5 spacing 1.1\n",
                 (double)(l->width + 5) / width);
         picture->plots(script, picture->context);
         fputs("unset output\n", script);

@@ -131,9 +131,9 @@ static void write_plots(FILE *script, const void *context)
     int epochs = most_epochs(curves);
     fprintf(script, "set xlabel 'epoch'\nset xrange [%g:%g]\nset multiplot\n", epochs > 1 ? 1.0 : 0.5, epochs > 1 ? (double)epochs : 1.5);
     fputs(epochs <= FEW_EPOCHS ? "set xtics 1\n" : "", script);
-    fputs("set tmargin at screen 0.96\nset bmargin at screen 0.12\n", script);
+    fprintf(script, "set tmargin at screen 0.96\nset bmargin at screen %.4f\n", 60.0 / layout.height);
     for (int i = 0; i < 2; i++) {
-        fprintf(script, "set lmargin at screen %.4f\nset rmargin at screen %.4f\n", (i * PLOT_WIDTH + 65) / width, ((i + 1) * PLOT_WIDTH - 15) / width);
+        fprintf(script, "set lmargin at screen %.4f\nset rmargin at screen %.4f\n", (i * PLOT_WIDTH + 75) / width, ((i + 1) * PLOT_WIDTH - 15) / width);
         fprintf(script, "set ylabel '%s'\n", i ? "test top-1, %" : "train loss");
         write_plot(script, curves, i + 2, i == 1);
     }

@@ -178,7 +178,7 @@ static void write_plots(FILE *script, const void *context)
     struct range x = x_range(p), y = y_range(p->table);
     struct picture_layout layout = layout_of(p);
     double width = layout.width + layout.legend_width;
-    fprintf(script, "set lmargin at screen %.4f\nset rmargin at screen %.4f\nset tmargin at screen 0.96\nset bmargin at screen %.4f\n", 70 / width,
+    fprintf(script, "set lmargin at screen %.4f\nset rmargin at screen %.4f\nset tmargin at screen 0.96\nset bmargin at screen %.4f\n", 85 / width,
             (layout.width - 15) / width, 60.0 / layout.height);
     fprintf(script, "set xlabel '%s'\nset ylabel 'test top-1, %%'\nset xrange [%.6g:%.6g]\nset yrange [%.6g:%.6g]\n", p->label, x.least, x.most,
             y.least, y.most);
