@@ -73,6 +73,7 @@ programs: $(BUILD)/mlsnet $(TEST_PROGRAMS)
 
 test:
 	scripts/install-dependencies build
+	-scripts/install-dependencies plot # without it the tests of pictures are skipped
 	$(MAKE) --no-print-directory -j2 programs mlsnet
 	$(MAKE) --no-print-directory -j2 programs BUILD=build/sanitized SANITIZE="-fsanitize=address,undefined -fno-sanitize-recover=all"
 	scripts/run-tests build build/sanitized

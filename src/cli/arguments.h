@@ -6,7 +6,7 @@
 
 enum argument_type { ARGUMENT_FLAG, ARGUMENT_INT, ARGUMENT_FLOAT, ARGUMENT_TEXT, ARGUMENT_LIST, ARGUMENT_POSITIONAL };
 
-#define MOST_LIST 64
+#define MOST_LIST 256
 
 struct argument_list {
     int count;

@@ -22,5 +22,7 @@ int command_kernels(int argc, char **argv);
 int command_options(int argc, char **argv);
 int command_bench(int argc, char **argv);
 int command_energy(int argc, char **argv);
+int command_sweep(int argc, char **argv);
+int command_plot(int argc, char **argv);
 
 #endif

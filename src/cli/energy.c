@@ -2,18 +2,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "base/file.h"
 #include "base/memory.h"
 #include "cli/command.h"
+#include "cli/energy_prices.h"
 #include "cli/energy_report.h"
 #include "cli/session.h"
 #include "mls/presets.h"
 #include "net/operations.h"
-
-#define DEFAULT_TABLE "cfg/energy/horowitz-45nm.cfg"
-#define DEFAULT_FORMATS "cfg/energy/formats.cfg"
 
 struct options {
     struct session_request session;
@@ -25,18 +21,6 @@ static int fail(const char *text)
 {
     fprintf(stderr, "mlsnet energy: %s\n", text);
     return 1;
-}
-
-// A file that comes with the program: here, or where the program is.
-static const char *own_file(const char *name, char *path, size_t size)
-{
-    char folder[512];
-    if (file_exists(name)) return name;
-    ssize_t length = readlink("/proc/self/exe", folder, sizeof folder - 1);
-    folder[length > 0 ? length : 0] = 0;
-    char *slash = strrchr(folder, '/');
-    if (slash) *slash = 0;
-    return slash && file_join(path, size, folder, name) && file_exists(path) ? path : name;
 }
 
 static bool count(const struct session *session, const struct arithmetic *instead, struct energy_run *run)
@@ -119,29 +103,13 @@ static int run(const struct options *options, const struct session *session, con
     return good ? 0 : 2;
 }
 
-static struct energy_table *read_table(const struct options *options)
-{
-    char buffer[1024];
-    struct diagnostics diagnostics = {.path = options->table};
-    struct energy_table *table = energy_table_read(options->table, &diagnostics);
-    if (table) {
-        diagnostics.path = options->formats ? options->formats : own_file(DEFAULT_FORMATS, buffer, sizeof buffer);
-        energy_table_read_formats(table, diagnostics.path, &diagnostics);
-    }
-    if (table && !diagnostics.count) return table;
-    fputs(diagnostics.text ? diagnostics.text : "mlsnet: out of memory\n", stderr);
-    diagnostics_release(&diagnostics);
-    energy_table_release(table);
-    return NULL;
-}
-
 int command_energy(int argc, char **argv)
 {
     struct options options = {.session = SESSION_REQUEST_DEFAULTS, .against = "fp32,fp8"};
     const struct argument table[] = {
         SESSION_ARGUMENTS(options.session),
-        {"--table", ARGUMENT_TEXT, &options.table, "prices (default: " DEFAULT_TABLE ")"},
-        {"--formats", ARGUMENT_TEXT, &options.formats, "formats to compare with (default: " DEFAULT_FORMATS ")"},
+        {"--table", ARGUMENT_TEXT, &options.table, "prices (default: " DEFAULT_ENERGY_TABLE ")"},
+        {"--formats", ARGUMENT_TEXT, &options.formats, "formats to compare with (default: " DEFAULT_ENERGY_FORMATS ")"},
         {"--against", ARGUMENT_TEXT, &options.against,
          "formats to compare with, of the file or as the cfg option format, or all of the file (default: fp32,fp8)"},
         {"--memory", ARGUMENT_FLAG, &options.memory, "memory traffic too"},
@@ -150,8 +118,8 @@ int command_energy(int argc, char **argv)
     enum arguments_result result = arguments_parse(argc, argv, "CFG [options]", table);
     if (result != ARGUMENTS_GO_ON) return (int)result;
     char buffer[1024];
-    if (!options.table) options.table = own_file(DEFAULT_TABLE, buffer, sizeof buffer);
-    struct energy_table *prices = read_table(&options);
+    if (!options.table) options.table = own_file(DEFAULT_ENERGY_TABLE, buffer, sizeof buffer);
+    struct energy_table *prices = energy_prices_open(options.table, options.formats);
     if (!prices) return 2;
     struct session session;
     options.session.max_images = 1; // nothing is computed

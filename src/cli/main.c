@@ -19,6 +19,8 @@ static const struct command commands[] = {
     {"summary", "CFG", "layers, shapes, parameters, multiply-adds, MLS settings, memory", command_summary},
     {"bench", "CFG", "images/s of complete training steps, or of evaluation", command_bench},
     {"energy", "CFG", "operations and energy of a training step and of inference, beside other formats", command_energy},
+    {"sweep", "CFG --over KEY=V1,V2", "all combinations of options as runs, with tables and pictures", command_sweep},
+    {"plot", "RUN...", "pictures of runs and sweeps", command_plot},
     {"quantize", "IN.npy OUT.npy", "one tensor in a number format", command_quantize},
     {"conv", "A.npy B.npy OUT.npy", "one low-bit convolution, any of the three passes", command_conv},
     {"kernels", "", "the kernel sets and which of them this processor supports", command_kernels},

@@ -315,6 +315,7 @@ static void read_operand(const struct layer_work *w, enum operation_pass pass, e
     operations_add_traffic(w->operations, read);
     read.elements = w->sizes[operand].groups;
     read.bits = format->scale_exponent + format->scale_mantissa;
+    read.scales = true;
     operations_add_traffic(w->operations, read);
 }
 

@@ -71,6 +71,7 @@ struct traffic {
     double elements;
     double bits;
     bool low_bit; // an operand of a low-bit convolution (of the format compared, too), read by it
+    bool scales;  // these are group scales
 };
 
 struct arithmetic; // energy/arithmetic.h

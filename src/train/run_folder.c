@@ -1,6 +1,7 @@
 #include "train/run_folder.h"
 
 #include <errno.h>
+#include <json-c/json.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -113,4 +114,17 @@ bool run_folder_add_lines(const struct run_folder *folder, const char *name, con
     memory_release(pieces);
     memory_release(text);
     return good;
+}
+
+bool run_folder_is_finished(const char *folder)
+{
+    char path[4096];
+    size_t size;
+    if (!file_join(path, sizeof path, folder, "summary.json") || !file_exists(path)) return false;
+    char *text = (char *)file_read(path, 1 << 20, &size, NULL);
+    struct json_object *summary = text ? json_tokener_parse(text) : NULL, *finished = NULL;
+    bool yes = summary && json_object_object_get_ex(summary, "finished", &finished) && json_object_get_boolean(finished);
+    json_object_put(summary);
+    memory_release(text);
+    return yes;
 }

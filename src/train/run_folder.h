@@ -26,5 +26,7 @@ bool run_folder_append(const struct run_folder *folder, const struct epoch_row *
 
 // Adds those lines to a text file that it does not have yet.
 bool run_folder_add_lines(const struct run_folder *folder, const char *name, const char *const *lines, int count, struct error *error);
+// Whether its summary.json says that the run reached its end.
+bool run_folder_is_finished(const char *path);
 
 #endif

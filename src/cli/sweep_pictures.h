@@ -1,0 +1,10 @@
+// The pictures of a sweep: accuracy-bits, accuracy-energy, learning-curves (.png, .svg, .gnuplot).
+#ifndef CLI_SWEEP_PICTURES_H
+#define CLI_SWEEP_PICTURES_H
+
+#include "cli/sweep_table.h"
+
+// All three in the sweep's folder; what has no data yet is left out. false: a message, that gnuplot is missing for example.
+bool sweep_pictures_draw(const struct sweep_table *table, const char *folder, struct error *error);
+
+#endif

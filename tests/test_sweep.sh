@@ -1,0 +1,243 @@
+#!/usr/bin/env bash
+# `mlsnet sweep` and `mlsnet plot` from end to end: all combinations, tables, stop and resume, failures, bad input, pictures.
+# Prints lines as cmocka does, so that scripts/run-tests counts them. $MLSNET is the program.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+MLSNET=$(realpath "${MLSNET:-./mlsnet}")
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+failures=0
+unset MLSNET_DATA
+
+ok() { echo "[       OK ] $1"; }
+bad() { echo "[  FAILED  ] $1: ${2:-}"; failures=$((failures + 1)); }
+check() { # NAME COMMAND...
+  local name=$1; shift
+  if "$@"; then ok "$name"; else bad "$name" "$*"; fi
+}
+refused() { # NAME STATUS TEXT ARGUMENTS...: one line on stderr, nothing written
+  local name=$1 status=$2 text=$3; shift 3
+  "$MLSNET" sweep "$cfg" --output "$work/refused" "$@" >"$work/out" 2>"$work/err"
+  local found=$?
+  if [ $found = "$status" ] && [ "$(wc -l <"$work/err")" = 1 ] && grep -qF -- "$text" "$work/err" && [ ! -e "$work/refused" ]; then
+    ok "$name"
+  else
+    bad "$name" "status $found, $(cat "$work/err")"
+  fi
+}
+
+mkdir "$work/data"
+python3 tests/make_tiny_data.py "$work/data"
+cfg=$work/tiny.cfg
+cat >"$cfg" <<END
+[net]
+batch=16
+channels=1
+height=8
+width=8
+learning_rate=0.05
+epochs=1
+[data]
+type=idx
+path=$work/data
+[conv]
+mls=0
+filters=8
+size=3
+pad=1
+batch_normalize=1
+activation=relu
+[conv]
+filters=12
+size=3
+stride=2
+pad=1
+batch_normalize=1
+activation=linear
+[conv]
+filters=20
+size=3
+pad=1
+batch_normalize=1
+activation=relu
+[avgpool]
+[connected]
+output=4
+activation=linear
+[softmax]
+END
+sweep() { local folder=$1; shift; "$MLSNET" sweep "$cfg" --output "$work/$folder" --no-pictures "$@"; }
+state_of() { (cd "$work/$1" && find . -path './*/*' -type f -printf '%p %T@ %s ' -exec md5sum {} \; | sort); }
+
+# All combinations, and what the tables say.
+sweep all --over mantissa=1,2 --over exponent=0,2 --seeds 2 --jobs 2 --set activation_mantissa=3 >"$work/all.out" 2>"$work/all.err" || bad "sweep" "$(cat "$work/all.err")"
+tables() {
+  python3 - "$work" "$MLSNET" "$cfg" <<'END'
+import csv, json, pathlib, statistics, subprocess, sys
+work, mlsnet, cfg = sys.argv[1:]
+root = pathlib.Path(work) / "all"
+rows = list(csv.DictReader(open(root / "sweep.csv")))
+names = ["fp32"] + [f"mantissa={m} exponent={e}" for m in (1, 2) for e in (0, 2)]
+assert [r["setting"] for r in rows] == names
+close = lambda a, b, by=1.1e-6: abs(float(a) - b) <= by
+mean = {}
+for row in rows:
+    logs = [list(csv.DictReader(open(root / row["folder"] / f"seed{s}" / "log.csv"))) for s in (1, 2)]
+    assert all(len(log) == 1 for log in logs)
+    top1 = [float(log[-1]["top1"]) for log in logs]
+    mean[row["setting"]] = statistics.mean(top1)
+    assert close(row["top1"], statistics.mean(top1)) and close(row["top1_spread"], statistics.stdev(top1))
+    assert close(row["top1_least"], min(top1)) and close(row["top1_most"], max(top1))
+    assert close(row["images_per_second"], statistics.median(float(r["images_per_second"]) for log in logs for r in log), 0.051)
+    assert (row["seeds"], row["finished"], row["failed"]) == ("2", "2", "0")
+    sets = ["mls=0"] if row["setting"] == "fp32" else row["setting"].split()
+    command = [mlsnet, "energy", cfg, "--json", "--against", "fp32", "--set", "activation_mantissa=3"]
+    energy = json.loads(subprocess.run(command + [a for s in sets for a in ("--set", s)], capture_output=True, text=True, check=True).stdout)
+    assert close(row["energy_uj"], energy["training"]["pj"] / 1e6, 1e-5 * float(row["energy_uj"]))
+    assert close(row["energy_ratio"], energy["against"][0]["training_ratio"], 1e-5 * float(row["energy_ratio"]))
+    assert all(s in (root / row["folder"] / "seed2" / "config.cfg").read_text() for s in sets + ["seed=2", "activation_mantissa=3"])
+# Elements of both convolutions: the first's input follows a ReLU, 8 x 8 x 8 numbers; the second's does not, 12 x 4 x 4.
+for m in (1, 2):
+    for e in (0, 2):
+        row = rows[names.index(f"mantissa={m} exponent={e}")]
+        assert float(row["weight_bits"]) == float(row["error_bits"]) == 1 + e + m
+        assert close(row["activation_bits"], e + 3 + 12 * 16 / (12 * 16 + 8 * 64), 1e-4), row
+        assert close(row["top1_lost"], mean["fp32"] - mean[row["setting"]], 1.6e-6)
+assert all(float(rows[0][c]) == 32 for c in ("weight_bits", "activation_bits", "error_bits", "bits")) and float(rows[0]["energy_ratio"]) == 1
+# The front, by its definition.
+points = {r["setting"]: (float(r["energy_uj"]), float(r["top1"])) for r in rows}
+for row in rows:
+    e, a = points[row["setting"]]
+    beaten = any(f <= e and b >= a and (f, b) != (e, a) for f, b in points.values())
+    assert row["pareto"] == ("0" if beaten else "1"), row
+lines = (root / "sweep.md").read_text().splitlines()
+assert [line.split("|")[1].strip() for line in lines[2:7]] == names and "%.2f ± " % (100 * mean["fp32"]) in lines[2]
+END
+}
+check "all combinations ran; sweep.csv and sweep.md agree with log.csv and mlsnet energy" tables
+check "progress as plain lines, with time left" grep -qE 'seed [12]: top-1 [0-9.]+ %, .* [0-9]+ of 10 runs finished, [0-9]+:[0-9][0-9]:[0-9][0-9] left' "$work/all.out"
+state_of all >"$work/before"
+sweep all --over mantissa=1,2 --over exponent=0,2 --seeds 2 --set activation_mantissa=3 >/dev/null 2>&1
+check "finished runs are left alone" bash -c "[ \$(wc -l <$work/before) -ge 50 ] && diff $work/before <(cd $work/all && $(declare -f state_of); work=$work; state_of all)"
+sweep all --over mantissa=1,2 --over exponent=0,2 --seeds 3 --set activation_mantissa=3 >/dev/null 2>&1
+check "one more seed: ten old runs, five new" bash -c "[ \$(ls -d $work/all/*/seed* | wc -l) = 15 ] && state=\$(cd $work/all && find . -path './*/seed[12]/*' -type f -printf '%p %T@ %s ' -exec md5sum {} \; | sort) && [ \"\$state\" = \"\$(cat $work/before)\" ]"
+sweep all --over mantissa=1,2 --over exponent=0,2 --seeds 3 >"$work/out" 2>"$work/err"
+check "a folder with other runs is refused" bash -c "[ $? = 1 ] && [ \$(wc -l <$work/err) = 1 ] && grep -q 'the run there is another' $work/err"
+
+# What the fp32 runs are: one for each combination of what is not the format.
+sweep rates --over learning_rate=0.05,0.1 --over group_size=1,4 >/dev/null 2>&1
+check "fp32 with each learning rate" python3 - "$work/rates" <<'END'
+import csv, sys
+rows = list(csv.DictReader(open(f"{sys.argv[1]}/sweep.csv")))
+assert [r["setting"] for r in rows][:2] == ["fp32 learning_rate=0.05", "fp32 learning_rate=0.1"] and len(rows) == 6
+for r in rows[2:]:
+    assert r["reference"] == "fp32 " + r["setting"].split()[0]
+    assert abs(float(r["top1_lost"]) - (float(next(q for q in rows if q["setting"] == r["reference"])["top1"]) - float(r["top1"]))) < 2e-6
+END
+
+# SIGKILL of the sweep, and SIGINT: the runs save; the same command goes on to the same bytes.
+long=(--over mantissa=1,2 --epochs 120)
+sweep whole "${long[@]}" >/dev/null 2>&1
+same() { for run in fp32 mantissa=1 mantissa=2; do cmp -s "$work/whole/$run/seed1/last.safetensors" "$work/$1/$run/seed1/last.safetensors" || return 1; done; }
+wait_for_epochs() { # until the run in the middle has some
+  for _ in $(seq 600); do
+    [ "$(wc -l 2>/dev/null <"$work/$1/mantissa=1/seed1/log.csv")" -gt 5 ] 2>/dev/null && return
+    sleep 0.01
+  done
+}
+for signal in KILL INT; do
+  "$MLSNET" sweep "$cfg" --output "$work/$signal" --no-pictures "${long[@]}" >"$work/out" 2>"$work/$signal.err" & # a function would be a shell
+  pid=$!
+  wait_for_epochs $signal 2>/dev/null
+  kill -$signal $pid
+  wait $pid
+  status=$?
+  check "SIG$signal hit the second run" bash -c "[ -e $work/$signal/fp32/seed1/summary.json ] && [ ! -e $work/$signal/mantissa=2 ] && ! grep -qs '\"finished\":true' $work/$signal/mantissa=1/seed1/summary.json"
+  md5sum "$work/$signal/fp32/seed1/"* >"$work/first"
+  sweep $signal "${long[@]}" >"$work/out" 2>"$work/err"
+  check "SIG$signal: it goes on, to the same bytes" same $signal
+  check "SIG$signal: the second run was resumed, the first untouched" bash -c "grep -q 'mantissa=1 seed 1: goes on' $work/err && grep -q 'mantissa=2 seed 1: begins' $work/err && md5sum --quiet -c $work/first"
+  [ $signal = INT ] && check "SIGINT: status 130, and what goes on is said" bash -c "[ $status = 130 ] && grep -q 'the same command goes on' $work/INT.err"
+done 2>/dev/null
+check "a stopped sweep has its table" bash -c "sed -n 2p $work/INT/sweep.csv | grep -q '^fp32,fp32,,32,32,32,32,1,1,0,'"
+
+# A run that fails.
+sweep failing --over learning_rate=0.05,1000000 --over mantissa=1,2 --no-fp32 >"$work/out" 2>"$work/err"
+check "a failed run: status 1" [ $? = 1 ]
+check "... is reported with its reason" grep -qE 'failed: learning_rate=1000000 mantissa=1 seed 1: .*finite.* see .*output.log' "$work/err"
+check "... and the rest was done" python3 - "$work/failing" <<'END'
+import csv, sys
+rows = {r["setting"]: r for r in csv.DictReader(open(f"{sys.argv[1]}/sweep.csv"))}
+assert len(rows) == 4
+for name, row in rows.items():
+    failed = name.startswith("learning_rate=1000000")
+    assert (row["finished"], row["failed"]) == (("0", "1") if failed else ("1", "0")), row
+    assert (row["top1"] == "") == failed and row["top1_lost"] == "" and (row["pareto"] == "") == failed
+END
+
+# Bad input: one line, before anything runs.
+refused "no --over" 2 "--over is missing"
+refused "an unknown key" 2 "--over mantisa: not an option of [net] or [data]; did you mean mantissa?" --over mantisa=1,2
+refused "an unknown key of a layer" 2 "--over 17.mantissa: the cfg has layers 0 to 5" --over 17.mantissa=1,2
+refused "the same key twice" 2 "--over mantissa: given twice" --over mantissa=1 --over exponent=1 --over mantissa=2
+refused "the same value twice" 2 "--over mantissa=1: the value is given twice" --over mantissa=1,2,1
+refused "an empty value" 2 "--over mantissa: a value is empty" --over mantissa=1,,2
+refused "no values" 2 "expected KEY=V1,V2,..." --over mantissa
+refused "seeds" 2 "--seeds 0: expected 1 to 100" --over mantissa=1 --seeds 0
+refused "jobs" 2 "--jobs 0: expected 1 to 256" --over mantissa=1 --jobs 0
+refused "no data" 1 "nowhere" --over mantissa=1 --data "$work/nowhere"
+sweep invalid --over mantissa=0,1 --over exponent=0,2 >"$work/out" 2>"$work/err"
+check "invalid combinations are named before anything runs" bash -c "[ $? = 2 ] && [ ! -e $work/invalid ] && grep -qE 'mantissa=0 exponent=0: .*tiny.cfg:[0-9]+: ' $work/err && grep -q '1 of 5 settings cannot be run' $work/err"
+sweep invalid --over mantissa=0,1 --over exponent=0,2 --skip-invalid >"$work/out" 2>"$work/err"
+check "--skip-invalid runs the others" bash -c "[ $? = 0 ] && [ \$(wc -l <$work/invalid/sweep.csv) = 5 ] && ! grep -q '^mantissa=0 exponent=0,' $work/invalid/sweep.csv"
+
+# The Pareto front of a made-up table: b and c and e are on it, d is as good as c but dearer, f equals e, g has no accuracy.
+mkdir "$work/made-up"
+cat >"$work/made-up/sweep.csv" <<END
+setting,weight_bits,activation_bits,error_bits,top1,energy_uj,fp32_energy_uj
+fp32,32,32,32,0.95,100,100
+a=1,2,2,2,0.60,12,100
+b=1,2,2,2,0.70,10,100
+c=1,3,3,3,0.80,20,100
+d=1,3,3,3,0.80,21,100
+e=1,4,4,4,0.90,30,100
+f=1,4,4,4,0.90,30,100
+g=1,4,4,4,,5,100
+END
+"$MLSNET" plot "$work/made-up" >"$work/out" 2>&1
+check "Pareto front of a made-up sweep" grep -qxF "$work/made-up: Pareto front: fp32; b=1; c=1; e=1; f=1" "$work/out"
+refuse_plot() { # NAME TEXT ARGUMENTS...
+  local name=$1 text=$2; shift 2
+  "$MLSNET" plot "$@" >"$work/out" 2>"$work/err"
+  local found=$?
+  if [ $found != 0 ] && [ "$(wc -l <"$work/err")" = 1 ] && grep -qF -- "$text" "$work/err"; then ok "$name"; else bad "$name" "status $found, $(cat "$work/err")"; fi
+}
+refuse_plot "plot of nothing" "an argument is missing: RUN"
+refuse_plot "plot of a folder without a run" "neither a run (log.csv) nor a sweep (sweep.csv)" "$work/data"
+mkdir "$work/damaged" && sed '3s/,100$//' "$work/made-up/sweep.csv" >"$work/damaged/sweep.csv"
+refuse_plot "plot of a damaged table" "sweep.csv:3: expected 7 cells" "$work/damaged"
+
+# Without gnuplot: the tables, and a word about the pictures.
+PATH=/nonexistent "$MLSNET" sweep "$cfg" --output "$work/rates" --over learning_rate=0.05,0.1 --over group_size=1,4 >"$work/out" 2>"$work/err"
+check "without gnuplot: status 0, said clearly" bash -c "[ $? = 0 ] && grep -qF 'the pictures are missing: gnuplot is not installed (Debian' $work/err && [ -s $work/rates/sweep.md ]"
+PATH=/nonexistent "$MLSNET" plot "$work/whole/fp32/seed1" >"$work/out" 2>"$work/err"
+check "plot without gnuplot: status 1, said clearly" bash -c "[ $? = 1 ] && [ \$(wc -l <$work/err) = 1 ] && grep -qF 'gnuplot is not installed' $work/err"
+pictures() { # FOLDER NAME TEXT...: a PNG, and an SVG with these texts
+  local picture=$1/$2; shift 2
+  [ "$(head -c 8 "$picture.png" | od -An -tx1 | tr -d ' \n')" = 89504e470d0a1a0a ] && [ "$(wc -c <"$picture.png")" -gt 5000 ] || return 1
+  for text in "$@"; do grep -qF -- "$text" "$picture.svg" || return 1; done
+}
+if command -v gnuplot >/dev/null; then
+  "$MLSNET" plot "$work/all" >"$work/out" 2>&1 || bad "plot" "$(cat "$work/out")"
+  for name in accuracy-bits accuracy-energy learning-curves; do
+    check "picture $name" pictures "$work/all" $name fp32 "mantissa=2 exponent=0" "test top-1, %"
+  done
+  front=$(sed -n '/^\$front/,/^end/p' "$work/made-up/accuracy-energy.gnuplot" | tr '\n' ';')
+  check "the front is marked in the picture" [ "$front" = '$front << end;10 70;20 80;30 90;30 90;end;' ]
+  (cd "$work" && "$MLSNET" plot "$work/whole/fp32/seed1" all/fp32 whole/mantissa=2 --output "$work/three") >"$work/out" 2>&1
+  check "plot of a run and of folders of seeds" pictures "$work/three" learning-curves "train loss" "all/fp32" "whole/mantissa=2"
+else
+  echo "[  SKIPPED ] pictures of sweeps and runs"
+  echo "skipped: pictures of sweeps and runs: gnuplot is not installed"
+fi
+[ "$failures" = 0 ]
