@@ -21,5 +21,7 @@ int command_kernels(int argc, char **argv);
 int command_options(int argc, char **argv);
 int command_bench(int argc, char **argv);
 int command_energy(int argc, char **argv);
+int command_stats(int argc, char **argv);
+int command_probe(int argc, char **argv);
 
 #endif

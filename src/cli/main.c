@@ -18,6 +18,8 @@ static const struct command commands[] = {
     {"summary", "CFG", "layers, shapes, parameters, multiply-adds, MLS settings, memory", command_summary},
     {"bench", "CFG", "images/s of complete training steps, or of evaluation", command_bench},
     {"energy", "CFG", "operations and energy of a training step and of inference, beside other formats", command_energy},
+    {"stats", "CFG CHECKPOINT", "what quantization does to the tensors of each layer on real data", command_stats},
+    {"probe", "CFG CHECKPOINT", "how good the weight gradient is in a number format, against fp32, without training", command_probe},
     {"quantize", "IN.npy OUT.npy", "one tensor in the MLS format", command_quantize},
     {"conv", "A.npy B.npy OUT.npy", "one low-bit convolution, any of the three passes", command_conv},
     {"kernels", "", "the kernel sets and which of them this processor supports", command_kernels},
