@@ -128,6 +128,7 @@ static int check_settings(struct probing *p)
         setting_close(&setting);
         if (status) return status;
     }
+    p->report.low_bit = low_bit > 0;
     for (int k = 0; k < network->layer_count; k++) p->counted[k] |= low_bit == 0;
     return 0;
 }

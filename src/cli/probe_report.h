@@ -16,6 +16,7 @@ struct probe_report {
     const char *cfg_path, *checkpoint;
     int images, batches, seeds; // images: of a batch
     int counted;                // layers in the figures of the network
+    bool low_bit;               // they are the low-bit ones; otherwise there are none, and they are all
     bool layers;                // in the text, too
     int count;
     struct probed *settings;

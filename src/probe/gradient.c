@@ -247,13 +247,13 @@ static bool measure_batch(struct measurement *m, int index, struct error *error)
     if (!loader_next(m->probe->loader, &batch, error)) return false;
     memset(m->means, 0, m->probe->weights * sizeof *m->means);
     memset(m->sums, 0, ((size_t)r->count + 1) * sizeof *m->sums);
-    double loss = 0;
     for (int seed = 0; seed < m->seeds; seed++) {
+        double loss = 0;
         if (!take_gradient(m->probe, m->network, &batch, index, (uint64_t)seed, &loss, error)) return false;
+        r->loss += loss;
+        r->loss_difference += loss - m->probe->losses[index];
         add_seed(m, index, seed);
     }
-    r->loss += loss / m->seeds;
-    r->loss_difference += loss / m->seeds - m->probe->losses[index];
     for (int i = 0; i < r->count; i++) add_figures(&r->rows[i].figures, &m->sums[i], m->seeds);
     add_figures(&r->whole, &m->sums[r->count], m->seeds);
     return true;
@@ -268,8 +268,8 @@ static bool measure(struct measurement *m, struct error *error)
         if (!measure_batch(m, b, error)) return false;
     for (int i = 0; i < r->count; i++) scale_figures(&r->rows[i].figures, 1.0 / batches);
     scale_figures(&r->whole, 1.0 / batches);
-    r->loss /= batches;
-    r->loss_difference /= batches;
+    r->loss /= (double)batches * m->seeds;
+    r->loss_difference /= (double)batches * m->seeds;
     r->mean = mean_of_rows(r);
     return true;
 }
