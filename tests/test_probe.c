@@ -38,8 +38,8 @@ static struct dataset *make_dataset(int count, int side, const uint8_t *pixels)
     write_idx(folder, "train-labels-idx1-ubyte", 1, sizes, labels, (size_t)count);
     write_idx(folder, "t10k-images-idx3-ubyte", 3, sizes, pixels, size);
     write_idx(folder, "t10k-labels-idx1-ubyte", 1, sizes, labels, (size_t)count);
-    const struct data_settings settings = {.type = data_source_find("idx"), .path = (char *)(uintptr_t)folder, .mean_count = 1, .std_count = 1,
-                                           .mean = &mean, .std = &deviation};
+    const struct data_settings settings = {.type = data_source_find("idx"), .path = (char *)(uintptr_t)folder, .mean_count = 1,
+                                           .std_count = 1, .mean = &mean, .std = &deviation};
     struct dataset *dataset = NULL;
     struct error error = {""};
     if (!dataset_open(&settings, folder, &dataset, &error)) fail_msg("%s", error.message);
@@ -127,8 +127,8 @@ static void expect(const struct gradient_figures *f, double error, double cosine
 {
     if (!near(f->error, error, 1e-6) || !near(f->bias, error, 1e-6) || f->noise != 0 || !near(f->cosine, cosine, 1e-6) ||
         !near(f->slope, slope, 1e-6))
-        fail_msg("error %g bias %g noise %g cosine %g slope %g; expected %g, %g, %g", f->error, f->bias, f->noise, f->cosine, f->slope, error,
-                 cosine, slope);
+        fail_msg("error %g bias %g noise %g cosine %g slope %g; expected %g, %g, %g", f->error, f->bias, f->noise, f->cosine, f->slope,
+                 error, cosine, slope);
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -386,8 +386,8 @@ static void test_statistics_of_nothing(void **state)
     (void)state;
     static const float zeros[8] = {0}, bad[8] = {0, 0, 0, NAN};
     struct layer layer = {.index = 0};
-    struct observation seen = {.layer = &layer, .operand = MLS_ACTIVATION, .format = mls_format_default(MLS_ACTIVATION), .nonnegative = true,
-                               .convolution_groups = 1, .dims = {2, 2, 1, 2}, .values = zeros};
+    struct observation seen = {.layer = &layer, .operand = MLS_ACTIVATION,
+                               .format = mls_format_default(MLS_ACTIVATION), .nonnegative = true, .convolution_groups = 1, .dims = {2, 2, 1, 2}, .values = zeros};
     struct statistics statistics;
     struct error error = {""};
     assert_true(statistics_create(&statistics, 1, &error) && statistics_see(&statistics, &seen, &error));
@@ -443,7 +443,8 @@ static void test_observer(void **state)
         char text[1024];
         snprintf(text, sizeof text, "[net]\nbatch=16\nheight=8\nwidth=8\nchannels=1\n"
                  "[conv]\nmls=0\nfilters=6\nsize=3\npad=1\nbatch_normalize=1\nactivation=relu\n"
-                 "[conv]\nfilters=4\nsize=3\nstride=2\npad=1\nactivation=linear\n%s[avgpool]\n[connected]\noutput=2\nactivation=linear\n[softmax]\n",
+                 "[conv]\nfilters=4\nsize=3\nstride=2\npad=1\nactivation=linear\n%s[avgpool]\n"
+                 "[connected]\noutput=2\nactivation=linear\n[softmax]\n",
                  settings[k]);
         struct made made = make_network(text, 0, 2);
         struct loader *loader = make_loader(dataset, 16);
@@ -456,8 +457,8 @@ static void test_observer(void **state)
         made.network->observer = &observer;
         assert_true(loader_start(loader, 0, 0, &error) && loader_next(loader, &batch, &error));
         assert_true(trainer_gradient(made.network, &training, &batch, 0, 0, &loss, &correct, &error));
-        struct convolution_shape shape = {.images = 16, .in_channels = 6, .in_height = 8, .in_width = 8, .out_channels = 4, .kernel_height = 3,
-                                          .kernel_width = 3, .stride = 2, .padding = 1, .groups = k == 3 ? 2 : 1};
+        struct convolution_shape shape = {.images = 16, .in_channels = 6, .in_height = 8, .in_width = 8, .out_channels = 4,
+                                          .kernel_height = 3, .kernel_width = 3, .stride = 2, .padding = 1, .groups = k == 3 ? 2 : 1};
         assert_true(convolution_shape_complete(&shape, &error));
         static float output[16 * 4 * 16], found[16 * 4 * 16], gradient[4 * 6 * 9];
         float_convolution_forward(&shape, seen.values[MLS_WEIGHT], seen.values[MLS_ACTIVATION], output);

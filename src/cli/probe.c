@@ -75,7 +75,7 @@ static bool check_keys(const struct combinations *combinations, struct error *er
         bool known = false;
         for (const struct option_description *row = mls_option_table; row->name; row++) known |= strcmp(row->name, name) == 0;
         if (!known)
-            return error_set(error, "--over %s: not an option of the number format (mls, mantissa, group_size, ...): for another use --set", key);
+            return error_set(error, "--over %s: not an option of the number format (mls, mantissa, group_size, ...): use --set", key);
     }
     return true;
 }
@@ -225,7 +225,8 @@ int command_probe(int argc, char **argv)
         SESSION_ARGUMENTS(o.session),
         {"CHECKPOINT", ARGUMENT_POSITIONAL, &o.checkpoint, "a .safetensors file of the network: the weights"},
         OVER_ARGUMENT(o.over),
-        {"--operand", ARGUMENT_TEXT, &o.operands, "what is quantized, the rest in fp32: all, weights, activations, errors; several with commas (default: all)"},
+        {"--operand", ARGUMENT_TEXT, &o.operands, "what is quantized, the rest in fp32: all, weights, activations, errors; some of them with commas"
+         " (default: all)"},
         {"--batches", ARGUMENT_INT, &o.batches, "batches of training pictures (default: 4)"},
         {"--seeds", ARGUMENT_INT, &o.seeds, "rounding seeds for each batch; bias and noise need 2 (default: 4)"},
         {"--layers", ARGUMENT_FLAG, &o.layers, "print a table of layers for each setting (default: if there is but one)"},

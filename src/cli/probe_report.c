@@ -51,7 +51,8 @@ void probe_print_text(const struct probe_report *r)
     printf("weight gradient against fp32's: %d batch%s of %d, %d rounding seed%s; %s of %s\n"
            "error: squared relative error = bias + noise; slope: projection on the fp32 gradient. \"mean\": over the %d%s layers;\n"
            "\"network\": their weights as one vector. loss: less that of fp32\n\n",
-           r->batches, r->batches == 1 ? "" : "es", r->images, r->seeds, r->seeds == 1 ? "" : "s", r->checkpoint, r->cfg_path, r->counted, r->low_bit ? " low-bit" : "");
+           r->batches, r->batches == 1 ? "" : "es", r->images, r->seeds, r->seeds == 1 ? "" : "s", r->checkpoint, r->cfg_path,
+           r->counted, r->low_bit ? " low-bit" : "");
     printf("%*s   %-43s   %-43s\n", width + 13, "", "mean", "network");
     printf("%-*s  %-11s" FIGURES_HEAD "  " FIGURES_HEAD "     loss\n", width, "setting", "quantized");
     for (int i = 0; i < r->count; i++) {

@@ -14,7 +14,8 @@ struct options {
     bool json;
 };
 
-static bool watch(const struct options *o, struct session *session, struct loader *loader, struct statistics *statistics, struct error *error)
+static bool watch(const struct options *o, struct session *session, struct loader *loader, struct statistics *statistics,
+                  struct error *error)
 {
     const struct observer observer = {statistics_see, statistics};
     struct network *network = session->network;
@@ -89,6 +90,10 @@ int command_stats(int argc, char **argv)
     if (o.plot && !stats_plot_check(o.plot, &error)) {
         fprintf(stderr, "mlsnet stats: %s\n", error.message);
         return 2;
+    }
+    if (o.plot && !stats_plot_available(&error)) {
+        fprintf(stderr, "mlsnet stats: %s\n", error.message);
+        return 1;
     }
     struct session session;
     o.session.needs_data = o.session.for_training = o.session.without_test = true;

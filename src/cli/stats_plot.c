@@ -44,8 +44,8 @@ static void write_data(FILE *to, const struct stats_report *r, int operand)
         position += any;
         if (!s->seen) continue;
         const double figures[] = {position - 1, statistics_decibel(s), 100 * (double)s->underflows / (double)s->elements,
-                                  100 * (double)s->at_largest / (double)s->elements, statistics_quantile(s, 0.05), statistics_quantile(s, 0.5),
-                                  statistics_quantile(s, 0.95)};
+                                  100 * (double)s->at_largest / (double)s->elements, statistics_quantile(s, 0.05),
+                                  statistics_quantile(s, 0.5), statistics_quantile(s, 0.95)};
         for (size_t f = 0; f < sizeof figures / sizeof figures[0]; f++) write_number(to, figures[f]);
         fputs("\n", to);
     }
@@ -75,7 +75,8 @@ static void write_panel(FILE *to, const char *title, const char *label, int colu
 {
     fprintf(to, "set title '%s'\nset ylabel '%s'\nset xlabel '%s'\nplot ", title, label, last ? "layer" : "");
     for (int k = 0; k < 3; k++)
-        fprintf(to, "%s$%s using 1:%d with linespoints ls %d title '%s'", k ? ", " : "", stats_operand_names[k], column, k + 1, stats_operand_names[k]);
+        fprintf(to, "%s$%s using 1:%d with linespoints ls %d title '%s'", k ? ", " : "", stats_operand_names[k], column, k + 1,
+                stats_operand_names[k]);
     fputs("\n", to);
 }
 
@@ -91,26 +92,33 @@ static void write_script(FILE *to, const struct stats_report *r, const char *pat
         fprintf(to, "set style line %d lc rgb '%s' lw 2 pt %d ps 1\n", k + 1, colors[k], k == 0 ? 7 : k == 1 ? 5 : 9);
     }
     char title[512];
-    snprintf(title, sizeof title, "%.200s, %.200s: %d batch%s of %d", r->cfg_path, r->checkpoint, r->batches, r->batches == 1 ? "" : "es", r->images);
+    snprintf(title, sizeof title, "%.200s, %.200s: %d batch%s of %d", r->cfg_path, r->checkpoint, r->batches, r->batches == 1 ? "" : "es",
+             r->images);
     fputs("set multiplot layout 4,1 margins 0.08,0.86,0.05,0.93 spacing 0.07 title ", to);
     write_quoted(to, title);
-    fputs(" noenhanced\nset grid lt 1 lw 1 lc rgb '#dddddd'\nset key outside right top\nset border 3\nset tics nomirror\nset datafile missing '?'\n", to);
+    fputs(" noenhanced\nset grid lt 1 lw 1 lc rgb '#dddddd'\nset key outside right top\n"
+          "set border 3\nset tics nomirror\nset datafile missing '?'\n", to);
     write_axis(to, r);
     write_panel(to, "signal-to-noise ratio of quantization", "dB", 2, false);
     fputs("set yrange [0:*]\n", to);
     write_panel(to, "elements that underflow to zero", "% of all", 3, false);
     write_panel(to, "elements at the largest magnitude, Xmax", "% of all", 4, false);
-    fputs("set yrange [*:0.5]\nset title 'maxima of the groups: median, 5 % to 95 %'\nset ylabel 'log2, to the tensor'\nset xlabel 'layer'\nplot ", to);
+    fputs("set yrange [*:0.5]\nset title 'maxima of the groups: median, 5 % to 95 %'\nset ylabel 'log2, to the tensor'\n"
+          "set xlabel 'layer'\nplot ", to);
     for (int k = 0; k < 3; k++)
-        fprintf(to, "%s$%s using ($1 + %g):6:5:7 with yerrorbars ls %d title '%s'", k ? ", " : "", stats_operand_names[k], 0.2 * (k - 1), k + 1,
-                stats_operand_names[k]);
+        fprintf(to, "%s$%s using ($1 + %g):6:5:7 with yerrorbars ls %d title '%s'", k ? ", " : "", stats_operand_names[k], 0.2 * (k - 1),
+                k + 1, stats_operand_names[k]);
     fputs("\nunset multiplot\n", to);
+}
+
+bool stats_plot_available(struct error *error)
+{
+    if (system("command -v gnuplot >/dev/null 2>&1") == 0) return true;
+    return error_set(error, "--plot needs gnuplot, which is not installed (Debian: apt-get install gnuplot-nox)");
 }
 
 bool stats_plot(const struct stats_report *r, const char *path, struct error *error)
 {
-    if (system("command -v gnuplot >/dev/null 2>&1") != 0)
-        return error_set(error, "--plot needs gnuplot, which is not installed (Debian: apt-get install gnuplot-nox)");
     fflush(stdout);
     FILE *gnuplot = popen("gnuplot", "w");
     if (!gnuplot) return error_set(error, "cannot start gnuplot: %s", strerror(errno));

@@ -60,9 +60,9 @@ static void print_summary(const struct stats_report *r)
 void stats_print_text(const struct stats_report *r)
 {
     printf("what quantization does in training: %d batch%s of %d; %s of %s\n"
-           "bits: of an element; stored: with its share of the scales. error: relative, root of the sums of squares; SNR in dB. Then %% of the\n"
-           "elements: zero before, zero only afterwards (underflow), at Xmax, above it before. Maxima of the groups, log2 below the tensor's:\n"
-           "standard deviation, quantiles; %% of the groups that are all zero\n\n"
+           "bits: of an element; stored: with its share of the scales. error: relative, root of the sums of squares; SNR in dB. Then %%\n"
+           "of the elements: zero before, zero only afterwards (underflow), at Xmax, above it before. Maxima of the groups, log2 below\n"
+           "the tensor's: standard deviation, quantiles; %% of the groups that are all zero\n\n"
            "%5s  %-11s  %-22s %4s %7s  %8s %7s  %6s %9s %7s %9s  %9s %7s %6s %6s %6s\n",
            r->batches, r->batches == 1 ? "" : "es", r->images, r->checkpoint, r->cfg_path, "layer", "operand", "format", "bits", "stored",
            "error", "SNR", "zero", "underflow", "at Xmax", "above it", "deviation", "5 %", "50 %", "95 %", "empty");

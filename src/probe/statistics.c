@@ -42,7 +42,8 @@ static bool grow_maxima(struct operand_statistics *row, size_t more, struct erro
 }
 
 // One (d0, d1) of the tensor, all of one group; returns its largest |x|.
-static float add_plane(struct operand_statistics *row, const struct mls_tensor *tensor, size_t at, size_t count, float scale, const float *x)
+static float add_plane(struct operand_statistics *row, const struct mls_tensor *tensor, size_t at, size_t count, float scale,
+                       const float *x)
 {
     const int fraction = mls_fraction_bits(&tensor->format);
     const int32_t largest = mls_largest_integer(&tensor->format);
@@ -157,7 +158,10 @@ double statistics_deviation(const struct operand_statistics *row)
     size_t count = maxima_count(row);
     double sum = 0, square = 0;
     for (size_t i = 0; i < count; i++) sum += (double)row->maxima[i];
-    for (size_t i = 0; i < count; i++) square += ((double)row->maxima[i] - sum / (double)count) * ((double)row->maxima[i] - sum / (double)count);
+    for (size_t i = 0; i < count; i++) {
+        double difference = (double)row->maxima[i] - sum / (double)count;
+        square += difference * difference;
+    }
     return count ? sqrt(square / (double)count) : NAN;
 }
 

@@ -263,7 +263,8 @@ static void describe(const struct layer *layer, char *text, size_t size)
 
 static uint64_t key_of(const struct layer *layer, const struct pass *pass, enum mls_operand operand)
 {
-    return random_key(pass->seed, pass->step, (uint64_t)layer->index, (uint64_t)operand) ^ (pass->rounding ? random_mix64(pass->rounding) : 0);
+    uint64_t key = random_key(pass->seed, pass->step, (uint64_t)layer->index, (uint64_t)operand);
+    return pass->rounding ? key ^ random_mix64(pass->rounding) : key;
 }
 
 static struct source input_source(const struct layer *layer)
