@@ -24,5 +24,7 @@ int command_bench(int argc, char **argv);
 int command_energy(int argc, char **argv);
 int command_sweep(int argc, char **argv);
 int command_plot(int argc, char **argv);
+int command_stats(int argc, char **argv);
+int command_probe(int argc, char **argv);
 
 #endif

@@ -21,6 +21,8 @@ static const struct command commands[] = {
     {"energy", "CFG", "operations and energy of a training step and of inference, beside other formats", command_energy},
     {"sweep", "CFG --over KEY=V1,V2", "all combinations of options as runs, with tables and pictures", command_sweep},
     {"plot", "RUN...", "pictures of runs and sweeps", command_plot},
+    {"stats", "CFG CHECKPOINT", "what quantization does to the tensors of each layer on real data", command_stats},
+    {"probe", "CFG CHECKPOINT", "how good the weight gradient is in a number format, against fp32, without training", command_probe},
     {"quantize", "IN.npy OUT.npy", "one tensor in a number format", command_quantize},
     {"conv", "A.npy B.npy OUT.npy", "one low-bit convolution, any of the three passes", command_conv},
     {"kernels", "", "the kernel sets and which of them this processor supports", command_kernels},

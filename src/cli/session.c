@@ -45,7 +45,8 @@ static int open_network(struct session *session, const struct session_request *r
 {
     struct diagnostics diagnostics = {.path = request->cfg_path};
     struct network_request wanted = {.for_training = request->for_training, .max_images = request->max_images,
-                                     .kernel = request->kernel, .loss_optional = request->loss_optional};
+                                     .kernel = request->kernel, .loss_optional = request->loss_optional,
+                                     .plain_operands = request->plain_operands};
     read_training(session, &diagnostics);
     read_data(session, &diagnostics);
     wanted.seed = (uint64_t)session->training.seed;
@@ -125,19 +126,26 @@ static int open_data(struct session *session, const struct session_request *requ
     return 0;
 }
 
+struct cfg *session_read_cfg(const struct session_request *request)
+{
+    struct error error;
+    struct diagnostics diagnostics = {.path = request->cfg_path};
+    struct cfg *cfg = cfg_read(request->cfg_path, &diagnostics);
+    if (!cfg) fputs(diagnostics.text ? diagnostics.text : "mlsnet: out of memory\n", stderr);
+    diagnostics_release(&diagnostics);
+    if (!cfg || apply_set(cfg, request, &error)) return cfg;
+    fail(error.message, 2);
+    cfg_release(cfg);
+    return NULL;
+}
+
 int session_open(struct session *session, const struct session_request *request)
 {
     *session = (struct session){0};
     struct error error;
-    struct diagnostics diagnostics = {.path = request->cfg_path};
     if (request->threads < 0 || request->threads > 256) return fail("--threads: expected 1 to 256", 2);
-    session->cfg = cfg_read(request->cfg_path, &diagnostics);
-    if (!session->cfg) {
-        fputs(diagnostics.text ? diagnostics.text : "mlsnet: out of memory\n", stderr);
-        diagnostics_release(&diagnostics);
-        return 2;
-    }
-    if (!apply_set(session->cfg, request, &error)) return fail(error.message, 2);
+    session->cfg = session_read_cfg(request);
+    if (!session->cfg) return 2;
     if (!(session->cfg_text = cfg_to_text(session->cfg))) return fail("out of memory", 1);
     session->pool = thread_pool_create(request->threads ? request->threads : threads_available(), &error);
     if (!session->pool) return fail(error.message, 1);

@@ -20,6 +20,7 @@ struct session_request {
     bool loss_optional;
     const char *names;                // file of class names that go before the data set's own; NULL: none
     int max_images; // 0: as the cfg says
+    unsigned plain_operands; // see struct network_request
 };
 #define SESSION_REQUEST_DEFAULTS {.seed = -1}
 
@@ -41,6 +42,9 @@ struct session {
     struct data_options data;
     struct darknet_data darknet; // of --data FILE; else zeros
 };
+
+// The cfg with --set and --seed in it; NULL after messages on stderr: exit status 2.
+struct cfg *session_read_cfg(const struct session_request *request);
 
 // 0, or the exit status after messages on stderr: 2 for a wrong cfg or argument, 1 for the rest. Released in any case.
 int session_open(struct session *session, const struct session_request *request);

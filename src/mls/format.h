@@ -11,6 +11,7 @@
 enum mls_group { MLS_GROUP_NONE, MLS_GROUP_N, MLS_GROUP_C, MLS_GROUP_NC };
 enum mls_rounding { MLS_NEAREST, MLS_STOCHASTIC };
 enum mls_operand { MLS_WEIGHT, MLS_ACTIVATION, MLS_ERROR };
+#define MLS_ALL_OPERANDS 7u // a set of operands: 1 << enum mls_operand of each
 
 enum mls_family {
     MLS_FAMILY_MLS,

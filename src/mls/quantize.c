@@ -185,13 +185,13 @@ void mls_tensor_release(struct mls_tensor *tensor)
 
 void mls_dequantize(const struct mls_tensor *tensor, float *values)
 {
-    int fraction = mls_fraction_bits(&tensor->format);
+    const float unit = ldexpf(1.0f, -mls_fraction_bits(&tensor->format));
     size_t plane = (size_t)tensor->dims[2] * (size_t)tensor->dims[3];
     for (int i = 0; i < tensor->dims[0]; i++)
         for (int j = 0; j < tensor->dims[1]; j++) {
             size_t start = ((size_t)i * (size_t)tensor->dims[1] + (size_t)j) * plane;
             float scale = tensor->tensor_scale * tensor->group_scales[mls_group_index(&tensor->grouping, i, j)];
             for (size_t p = 0; p < plane; p++)
-                values[start + p] = scale * ldexpf((float)tensor->integers[start + p], -fraction);
+                values[start + p] = scale * ((float)tensor->integers[start + p] * unit);
         }
 }

@@ -68,6 +68,7 @@ struct pass {
     int images;          // images in this (sub)batch, <= network->max_images
     bool training;
     uint64_t seed, step; // random bits are keyed by (seed, step, layer index, operand); each subdivision is a step here
+    uint64_t rounding;   // 0; another number: other random bits for stochastic rounding, all else as it was (probe/gradient.h)
     const int *labels;   // [images]; NULL: no loss wanted
     float label_smoothing;
     float loss_scale;    // gradients are multiplied by this: 1 / images, and 1 / subdivisions where those accumulate
@@ -107,6 +108,7 @@ struct layer {
 
     // Set by create:
     bool output_nonnegative;   // no output is ever negative, so a quantized element needs no sign
+    bool low_bit;              // mls=1: its convolutions quantize their operands (but for network->plain_operands)
     bool reads_sources;        // reads inputs by layer_input_source alone
     bool reads_planar;         // as the first layer it reads network->input as it comes, [channels][pixels]
     bool wants_raw;

@@ -386,6 +386,7 @@ struct network *network_create(struct cfg *cfg, const struct network_request *re
     network->cfg_path = cfg->path;
     network->pool = pool;
     network->for_training = request->for_training;
+    network->plain_operands = request->plain_operands;
     network->seed = request->seed;
     if (build(network, cfg, request, diagnostics)) return network;
     network_destroy(network);

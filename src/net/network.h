@@ -5,6 +5,7 @@
 #include "net/data_options.h"
 #include "net/layer.h"
 #include "net/mls_options.h"
+#include "net/observer.h"
 #include "net/profile.h"
 
 // Where evaluation adds epsilon: 1 / sqrt(variance + 1e-5), or 1 / (sqrt(variance) + 1e-6) as the original Darknet.
@@ -49,6 +50,8 @@ struct network {
     struct layer *output_layer;    // what predicts: the [softmax] if there is one, else the last layer
     struct layer *loss_layer;      // computes the loss ([softmax] or [cost]); NULL if none
     struct profile *profile;       // filled while it is there; not owned
+    const struct observer *observer; // sees operands while it is there (observer.h); not owned
+    unsigned plain_operands;       // as requested
     double loss;                   // sum over the images of the last forward pass with labels, not scaled
     void *scratch;                 // per thread, scratch_bytes each, at scratch + thread * scratch_bytes
     size_t scratch_bytes;
@@ -60,6 +63,7 @@ struct network_request {
     bool for_training;
     int max_images;               // 0: batch / subdivisions
     const char *kernel;           // NULL: as the cfg says
+    unsigned plain_operands;      // 1 << enum mls_operand: stay fp32 although mls=1 (simulated arithmetic); all of them: fp32 convolutions
     uint64_t seed;                // of the initial weights
     bool loss_optional;           // for_training is right without a loss layer, too
 };

@@ -54,15 +54,15 @@ bool evaluate(struct network *network, struct loader *test, struct metrics *metr
     return good;
 }
 
-bool trainer_step(struct network *network, const struct training_settings *settings, const struct batch *batch, long step,
-                  long total, double *loss_sum, long *correct, struct error *error)
+bool trainer_gradient(struct network *network, const struct training_settings *settings, const struct batch *batch, long step,
+                      uint64_t rounding, double *loss_sum, long *correct, struct error *error)
 {
     int parts = network->settings.subdivisions, images = batch->images / parts, classes;
     size_t size = shape_size(network->input_shape);
     for (int part = 0; part < parts; part++) {
         const int *labels = batch->labels + part * images;
         struct pass pass = {.pool = network->pool, .images = images, .training = true, .seed = (uint64_t)settings->seed,
-                            .step = (uint64_t)step * (uint64_t)parts + (uint64_t)part, .labels = labels,
+                            .step = (uint64_t)step * (uint64_t)parts + (uint64_t)part, .rounding = rounding, .labels = labels,
                             .label_smoothing = settings->label_smoothing, .loss_scale = 1.0f / (float)batch->images};
         const float *input = batch->input + (size_t)part * (size_t)images * size;
         if (!network_forward(network, input, &pass, error) || !network_backward(network, &pass, error)) return false;
@@ -71,6 +71,13 @@ bool trainer_step(struct network *network, const struct training_settings *setti
         for (int n = 0; n < images; n++)
             *correct += metrics_prediction(scores + (size_t)n * (size_t)classes, classes) == labels[n];
     }
+    return true;
+}
+
+bool trainer_step(struct network *network, const struct training_settings *settings, const struct batch *batch, long step,
+                  long total, double *loss_sum, long *correct, struct error *error)
+{
+    if (!trainer_gradient(network, settings, batch, step, 0, loss_sum, correct, error)) return false;
     const struct sgd sgd = {schedule_rate(settings, step, total), settings->momentum, settings->decay, settings->nesterov, settings->decay_all};
     bool good = sgd_step(&sgd, network, error);
     profile_lap(network->profile, network->layer_count, PART_OPTIMIZER, 0, 0, false);

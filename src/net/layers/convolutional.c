@@ -4,8 +4,9 @@
 //   packed      MLS integers, fast kernels
 //   direct      mls=0: fp32, fast kernels
 //   reference   MLS integers, plain C: shapes that the fast kernels do not take
-//   simulated   MLS formats whose integers do not fit 8 bits, other formats: fp32 arithmetic on dequantized operands, by the fast
-//               kernels where they take the shape, else by CBLAS
+//   simulated   MLS formats whose integers do not fit 8 bits, other formats, or some operands left in fp32
+//               (network->plain_operands): fp32 arithmetic on dequantized operands, by the fast kernels where they take the shape, else
+//               by CBLAS
 //   blas        mls=0, shapes that the direct kernels do not take (convolution groups of several channels): fp32, CBLAS
 //
 // The last three work on planar copies of the maps. The first two read sources (kernels/source.h): the batch normalization
@@ -98,9 +99,11 @@ static bool choose_mode(struct layer *layer, struct convolutional *c, const stru
             return false;
         }
     c->mode = direct_supports(&c->shape) ? MODE_DIRECT : MODE_BLAS;
-    if (!mls) return true;
+    layer->low_bit = mls;
+    unsigned plain = layer->network->plain_operands & MLS_ALL_OPERANDS;
+    if (!mls || plain == MLS_ALL_OPERANDS) return true;
     bool fits = mls_fits_int8(&c->formats[0]) && mls_fits_int8(&c->formats[1]) && mls_fits_int8(&c->formats[2]);
-    c->mode = !fits                                                 ? MODE_SIMULATED
+    c->mode = !fits || plain                                        ? MODE_SIMULATED
               : packed_supports(&c->shape, c->formats, &c->reason) ? MODE_PACKED
                                                                     : MODE_REFERENCE;
     return true;
@@ -280,7 +283,8 @@ static void describe(const struct layer *layer, char *text, size_t size)
 
 static uint64_t key_of(const struct layer *layer, const struct pass *pass, enum mls_operand operand)
 {
-    return random_key(pass->seed, pass->step, (uint64_t)layer->index, (uint64_t)operand);
+    uint64_t key = random_key(pass->seed, pass->step, (uint64_t)layer->index, (uint64_t)operand);
+    return pass->rounding ? key ^ random_mix64(pass->rounding) : key;
 }
 
 static struct source input_source(const struct layer *layer)
@@ -301,6 +305,28 @@ static struct source error_source(const struct layer *layer)
     const struct convolutional *c = layer->state;
     if (layer->keeps_delta) return batch_normalization_error_source(&c->norm, layer->raw, layer->delta, c->piecewise);
     return (struct source){.kind = SOURCE_PLAIN, .x = layer->delta};
+}
+
+static void operand_dims(const struct convolutional *c, const struct pass *pass, enum mls_operand operand, int dims[4])
+{
+    const struct convolution_shape *s = &c->shape;
+    const int all[3][4] = {{s->out_channels, s->in_channels / s->groups, s->kernel_height, s->kernel_width},
+                           {pass->images, s->in_channels, s->in_height, s->in_width},
+                           {pass->images, s->out_channels, s->out_height, s->out_width}};
+    memcpy(dims, all[operand], sizeof all[operand]);
+}
+
+// Lets the network's observer, if there is one, see an operand before it is quantized.
+static bool show(const struct layer *layer, const struct pass *pass, enum mls_operand operand, struct error *error)
+{
+    const struct convolutional *c = layer->state;
+    if (!layer->network->observer || c->mode == MODE_DIRECT || c->mode == MODE_BLAS) return true;
+    struct observation seen = {.layer = layer, .operand = operand, .format = c->formats[operand], .convolution_groups = c->shape.groups,
+                               .nonnegative = operand == MLS_ACTIVATION && layer->inputs[0] && layer->inputs[0]->output_nonnegative,
+                               .tensor_key = key_of(layer, pass, operand), .values = c->weights->value};
+    operand_dims(c, pass, operand, seen.dims);
+    struct source map = operand == MLS_ERROR ? error_source(layer) : input_source(layer);
+    return observer_show(layer->network->observer, &seen, operand == MLS_WEIGHT ? NULL : &map, error);
 }
 
 static void sum_image(void *context, int image)
@@ -405,17 +431,19 @@ static bool quantize(struct layer *layer, const struct pass *pass, enum mls_oper
 {
     static const char *const names[] = {"weights: ", "activations: ", "errors: "};
     struct convolutional *c = layer->state;
-    const struct convolution_shape *s = &c->shape;
     struct mls_format format = c->formats[operand];
     if (!pass->training) format.rounding = MLS_NEAREST;
-    const int dims[3][4] = {{s->out_channels, s->in_channels / s->groups, s->kernel_height, s->kernel_width},
-                            {pass->images, s->in_channels, s->in_height, s->in_width},
-                            {pass->images, s->out_channels, s->out_height, s->out_width}};
+    int dims[4];
+    operand_dims(c, pass, operand, dims);
+    if (layer->network->plain_operands >> operand & 1) {
+        memcpy(c->dequantized[operand], values, (size_t)dims[0] * (size_t)dims[1] * (size_t)dims[2] * (size_t)dims[3] * sizeof *values);
+        return true;
+    }
     mls_tensor_release(&c->quantized[operand]);
     uint64_t key = key_of(layer, pass, operand);
     bool good = c->mode == MODE_SIMULATED
-                    ? mls_simulate(&format, operand, values, dims[operand], s->groups, key, pass->pool, c->dequantized[operand], error)
-                    : mls_quantize(&format, operand, values, dims[operand], s->groups, key, &c->quantized[operand], error);
+                    ? mls_simulate(&format, operand, values, dims, c->shape.groups, key, pass->pool, c->dequantized[operand], error)
+                    : mls_quantize(&format, operand, values, dims, c->shape.groups, key, &c->quantized[operand], error);
     return good || error_prefix(error, "%s", names[operand]);
 }
 
@@ -552,6 +580,7 @@ static bool forward(struct layer *layer, const struct pass *pass, struct error *
     struct convolutional *c = layer->state;
     float *z = c->normalize ? layer->raw : layer->output;
     struct image_done done = {.function = c->normalize ? sum_image : NULL, .context = layer};
+    if (!show(layer, pass, MLS_WEIGHT, error) || !show(layer, pass, MLS_ACTIVATION, error)) return false;
     bool good = c->mode == MODE_PACKED   ? forward_packed(layer, pass, z, done, error)
                 : c->mode == MODE_DIRECT ? forward_direct(layer, pass, z, done, error)
                                          : forward_planar(layer, pass, z, error);
@@ -603,7 +632,7 @@ static bool begin_backward(struct layer *layer, const struct pass *pass, struct 
 static bool backward(struct layer *layer, const struct pass *pass, struct error *error)
 {
     struct convolutional *c = layer->state;
-    if (!begin_backward(layer, pass, error)) return false;
+    if (!begin_backward(layer, pass, error) || !show(layer, pass, MLS_ERROR, error)) return false;
     struct delta_target target = layer_delta_target(layer, 0);
     if (c->mode == MODE_PACKED) return backward_packed(layer, pass, target, error);
     if (c->mode == MODE_DIRECT) return backward_direct(layer, pass, target);
