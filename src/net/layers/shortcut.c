@@ -103,7 +103,8 @@ VECTOR_INLINE void add_block(const struct source *first, const struct source *se
         vector_store(y + p * BLOCK_CHANNELS, v);
         largest = vector_maximum(largest, v, native);
         if (!to) continue;
-        gates = (vector_int)((vector_bits)gates << 1) - vector_positive(v, native);
+        // Not with a subtraction: gcc 12 gets that of signed vectors wrong under its sanitizers.
+        gates = (vector_int)((vector_bits)gates << 1) | (vector_positive(v, native) & 1);
         if (p % GATE_PIXELS + 1 == GATE_PIXELS || p + 1 == pixels) {
             gates = (vector_int)((vector_bits)gates << (int)(GATE_PIXELS - 1 - p % GATE_PIXELS));
             memcpy(to, &gates, sizeof gates);
