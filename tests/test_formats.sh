@@ -1,14 +1,7 @@
 #!/usr/bin/env bash
 # Formats by name on the command line: quantize, conv, summary, energy. Prints lines as cmocka does. $MLSNET is the program.
-set -uo pipefail
-cd "$(dirname "$0")/.."
-MLSNET=${MLSNET:-./mlsnet}
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-failures=0
+cd "$(dirname "$0")/.." && . tests/testing.bash
 
-ok() { echo "[       OK ] $1"; }
-bad() { echo "[  FAILED  ] $1: ${2:-}"; failures=$((failures + 1)); }
 check() { # NAME COMMAND...
   local name=$1; shift
   if "$@" >"$work/log" 2>&1; then ok "$name"; else bad "$name" "$(cat "$work/log")"; fi

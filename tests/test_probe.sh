@@ -1,30 +1,8 @@
 #!/usr/bin/env bash
 # `mlsnet stats` and `mlsnet probe` from end to end: their forms of output agree, settings and operands reach them, bad input is one
 # line. Prints lines as cmocka does, so that scripts/run-tests counts them. $MLSNET is the program.
-set -uo pipefail
-cd "$(dirname "$0")/.."
-MLSNET=${MLSNET:-./mlsnet}
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-failures=0
-unset MLSNET_DATA
+cd "$(dirname "$0")/.." && . tests/testing.bash
 
-ok() { echo "[       OK ] $1"; }
-bad() { echo "[  FAILED  ] $1: ${2:-}"; failures=$((failures + 1)); }
-check() { # NAME COMMAND...
-  local name=$1; shift
-  if "$@"; then ok "$name"; else bad "$name" "$*"; fi
-}
-refused() { # NAME STATUS TEXT COMMAND...: one line on stderr
-  local name=$1 status=$2 text=$3; shift 3
-  "$@" >"$work/out" 2>"$work/err"
-  local found=$?
-  if [ $found = "$status" ] && [ "$(wc -l <"$work/err")" = 1 ] && grep -qF -- "$text" "$work/err"; then
-    ok "$name"
-  else
-    bad "$name" "status $found, $(cat "$work/err")"
-  fi
-}
 
 mkdir "$work/data"
 python3 tests/make_tiny_data.py "$work/data"

@@ -1,20 +1,9 @@
 #!/usr/bin/env bash
 # `mlsnet sweep` and `mlsnet plot` from end to end: all combinations, tables, stop and resume, failures, bad input, pictures.
 # Prints lines as cmocka does, so that scripts/run-tests counts them. $MLSNET is the program.
-set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." && . tests/testing.bash
 MLSNET=$(realpath "${MLSNET:-./mlsnet}")
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-failures=0
-unset MLSNET_DATA
 
-ok() { echo "[       OK ] $1"; }
-bad() { echo "[  FAILED  ] $1: ${2:-}"; failures=$((failures + 1)); }
-check() { # NAME COMMAND...
-  local name=$1; shift
-  if "$@"; then ok "$name"; else bad "$name" "$*"; fi
-}
 refused() { # NAME STATUS TEXT ARGUMENTS...: one line on stderr, nothing written
   local name=$1 status=$2 text=$3; shift 3
   "$MLSNET" sweep "$cfg" --output "$work/refused" "$@" >"$work/out" 2>"$work/err"
