@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "cli/gnuplot.h"
 #include "cli/stats_report.h"
 
 static bool ends_with(const char *text, const char *end)
@@ -18,14 +19,6 @@ bool stats_plot_check(const char *path, struct error *error)
 {
     if (ends_with(path, ".png") || ends_with(path, ".svg")) return true;
     return error_set(error, "--plot %s: expected a name that ends with .png or .svg", path);
-}
-
-// Text in gnuplot's single quotes.
-static void write_quoted(FILE *to, const char *text)
-{
-    fputc('\'', to);
-    for (; *text; text++) *text == '\'' ? fputs("''", to) : fputc(*text, to);
-    fputc('\'', to);
 }
 
 static void write_number(FILE *to, double value)
@@ -85,7 +78,7 @@ static void write_script(FILE *to, const struct stats_report *r, const char *pat
     static const char *const colors[3] = {"#0072b2", "#d55e00", "#009e73"}; // told apart by the colour-blind, too
     fprintf(to, "set terminal %s\nset output ", ends_with(path, ".png") ? "pngcairo size 1200,1300 font 'sans,12' background 'white'"
                                                                         : "svg size 1200,1300 font 'sans,14' background 'white'");
-    write_quoted(to, path);
+    gnuplot_quote(to, path);
     fputc('\n', to);
     for (int k = 0; k < 3; k++) {
         write_data(to, r, k);
@@ -95,7 +88,7 @@ static void write_script(FILE *to, const struct stats_report *r, const char *pat
     snprintf(title, sizeof title, "%.200s, %.200s: %d batch%s of %d", r->cfg_path, r->checkpoint, r->batches, r->batches == 1 ? "" : "es",
              r->images);
     fputs("set multiplot layout 4,1 margins 0.08,0.86,0.05,0.93 spacing 0.07 title ", to);
-    write_quoted(to, title);
+    gnuplot_quote(to, title);
     fputs(" noenhanced\nset grid lt 1 lw 1 lc rgb '#dddddd'\nset key outside right top\n"
           "set border 3\nset tics nomirror\nset datafile missing '?'\n", to);
     write_axis(to, r);
