@@ -87,6 +87,8 @@ static const struct { const char *name, *layers; } cases[] = {
     {"shortcut, fewer pixels, no whole ratio", CONV "[conv]\nfilters=5\nsize=3\nactivation=tanh\n[shortcut]\nfrom=-2\nactivation=relu\n" END},
     {"shortcut, no whole ratio, of normalized layers", "[conv]\nfilters=4\nsize=3\npad=1\nbatch_normalize=1\nactivation=leaky\n"
      "[conv]\nfilters=5\nsize=3\nbatch_normalize=1\nactivation=linear\n[shortcut]\nfrom=-2\nactivation=relu\n" END},
+    {"shortcut, relu, its errors passed on image by image", "[conv]\nfilters=4\nsize=3\npad=1\nbatch_normalize=1\nactivation=leaky\n"
+     "[conv]\nfilters=4\nsize=3\npad=1\nbatch_normalize=1\nactivation=linear\n[shortcut]\nfrom=-2\nactivation=relu\n[avgpool]\nsize=2\nstride=1\n" END},
     {"shortcut, twice the same layer", CONV "[shortcut]\nfrom=-1\nactivation=tanh\n" END},
     {"shortcut, another reader between its inputs", "[conv]\nfilters=4\nsize=3\npad=1\nbatch_normalize=1\nactivation=leaky\n"
      "[conv]\nfilters=4\nsize=3\npad=1\nbatch_normalize=1\nactivation=linear\n[route]\nlayers=0\n" CONV
