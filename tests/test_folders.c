@@ -161,11 +161,20 @@ static void test_list(void **state)
     dataset_close(d);
     static const char *const refused[][2] = {{"/x/bobcat/1.jpg", "no folder of the path equals a class label"}, {"/x/cats/1.jpg", "no label behind a space"},
                                              {"/x/1.jpg 3", "not one of the classes 0 to 2"}, {"/x/1.jpg -1", "not one of the classes"},
-                                             {"/x/1_cat.jpg", "no folder of the path"}, {"\n \n", "no line with text"}};
+                                             {"/x/1_cat.jpg", "no folder of the path"}, {"\n \n", "no line with text"},
+                                             {"/x/cat/1.jpg\n\n \r\n/x/2.jpg\n", "train:4: /x/2.jpg: no label"}, {"/x/1.jpg 0\n/x/1.jpg 7", "train:2: "}};
     for (size_t i = 0; i < sizeof refused / sizeof refused[0]; i++) {
         put_text("train", refused[i][0]);
         expect_failure(&settings, refused[i][1]);
     }
+    write_file(below("train"), "/x/cat/1.jpg\n\0/x/dog/2.jpg", 27);
+    expect_failure(&settings, "train: a zero byte: expected a text file");
+    static char returns[14 * 200 + 1]; // a carriage return alone ends no line
+    for (int i = 0; i < 200; i++) memcpy(returns + 14 * i, "/x/cat/01.jpg\r", 14);
+    put_text("train", returns);
+    d = open_data(&settings);
+    assert_int_equal(d->train.count, 1);
+    dataset_close(d);
     put_text("train", "/x/cat/1.jpg");
     put_text("labels", "cat\ndog\ncat\n");
     expect_failure(&settings, "the class label cat is there twice");

@@ -20,6 +20,7 @@
 
 struct lines {
     char *text, **items;
+    int *numbers; // of the items in the file, from 1
     int count;
 };
 
@@ -27,23 +28,36 @@ static void lines_release(struct lines *lines)
 {
     memory_release(lines->text);
     memory_release(lines->items);
+    memory_release(lines->numbers);
 }
 
-// Without empty ones, and without blanks at their ends.
+// The text without blanks and carriage returns at its ends.
+static char *trimmed(char *text)
+{
+    text += strspn(text, " \t\r");
+    size_t length = strlen(text);
+    while (length && strchr(" \t\r", text[length - 1])) text[--length] = 0;
+    return text;
+}
+
+// Trimmed, without empty ones.
 static bool lines_read(const char *path, struct lines *lines, struct error *error)
 {
     size_t size, most = 1;
     *lines = (struct lines){0};
     if (!(lines->text = (char *)file_read(path, LARGEST, &size, error))) return false;
+    if (memchr(lines->text, 0, size)) return error_set(error, "%s: a zero byte: expected a text file", path);
     for (size_t i = 0; i < size; i++) most += lines->text[i] == '\n';
     if (most > 0x7fffffff) return error_set(error, "%s: too many lines", path);
-    if (!(lines->items = memory_allocate(most, sizeof *lines->items, error))) return false;
+    lines->items = memory_allocate(most, sizeof *lines->items, error);
+    lines->numbers = memory_allocate(most, sizeof *lines->numbers, error);
+    if (!lines->items || !lines->numbers) return false;
     char *rest = lines->text;
-    for (char *line; (line = strtok_r(rest, "\r\n", &rest));) {
-        line += strspn(line, " \t");
-        size_t length = strlen(line);
-        while (length && (line[length - 1] == ' ' || line[length - 1] == '\t')) line[--length] = 0;
-        if (length) lines->items[lines->count++] = line;
+    for (int number = 1; rest; number++) {
+        char *line = trimmed(strsep(&rest, "\n"));
+        if (*line == 0) continue;
+        lines->numbers[lines->count] = number;
+        lines->items[lines->count++] = line;
     }
     return lines->count > 0 || error_set(error, "%s: no line with text", path);
 }
@@ -115,7 +129,7 @@ static int class_of_path(const struct labels *labels, const char *path)
 static int explicit_label(const struct labels *labels, char *line, bool *is_number)
 {
     char *space = strrchr(line, ' '), *end, *tab = strrchr(line, '\t');
-    if (tab > space || !space) space = tab;
+    if (!space || (tab && tab > space)) space = tab;
     *is_number = false;
     if (!space) return -1;
     long number = strtol(space + 1, &end, 10);
@@ -131,19 +145,20 @@ static int explicit_label(const struct labels *labels, char *line, bool *is_numb
 // ---------------------------------------------------------------------------------------------
 // Splits
 
-static bool label_line(const struct labels *labels, const char *list, char *line, int *class, struct error *error)
+// The label of line i, which is cut off from it. `list`: the file, for messages.
+static bool label_line(const struct labels *labels, const char *list, const struct lines *lines, int i, int *class, struct error *error)
 {
     bool is_number;
-    char whole[512];
+    char whole[512], *line = lines->items[i];
     snprintf(whole, sizeof whole, "%s", line);
     *class = explicit_label(labels, line, &is_number);
     if (*class == -2 && is_number)
-        return error_set(error, "%s: %s: the label is not one of the classes 0 to %d", list, whole, labels->count - 1);
+        return error_set(error, "%s:%d: %s: the label is not one of the classes 0 to %d", list, lines->numbers[i], whole, labels->count - 1);
     if (*class == -1) *class = class_of_path(labels, line);
     if (*class >= 0) return true;
-    return error_set(error, *class == -2 ? "%s: %s: several class labels in the path"
-                                         : "%s: %s: no label behind a space, and no folder of the path equals a class label",
-                     list, whole);
+    return error_set(error, *class == -2 ? "%s:%d: %s: several class labels in the path"
+                                         : "%s:%d: %s: no label behind a space, and no folder of the path equals a class label",
+                     list, lines->numbers[i], whole);
 }
 
 // The folder of the list with its slash, if the first picture is there and not in the working folder; else "".
@@ -163,7 +178,7 @@ static bool read_split(const struct labels *labels, const char *list, struct spl
     char base[4096] = "";
     bool good = lines_read(list, &lines, error) && split_allocate_files(split, lines.count, error);
     for (int i = 0; good && i < lines.count; i++) {
-        good = label_line(labels, list, lines.items[i], &split->labels[i], error);
+        good = label_line(labels, list, &lines, i, &split->labels[i], error);
         if (good && i == 0) find_base(list, lines.items[0], base);
         size_t size = good ? strlen(base) + strlen(lines.items[i]) + 1 : 0;
         if (good && !(split->paths[i] = malloc(size))) good = error_set(error, "out of memory");
