@@ -54,6 +54,26 @@ static void test_centre(void **state)
     picture_release(&from);
 }
 
+// The longest pictures there are, at the largest size: one pixel of them is what the network sees.
+static void test_longest(void **state)
+{
+    (void)state;
+    uint8_t view[SIDE * SIDE * 3];
+    for (int upright = 0; upright < 2; upright++)
+        for (int resize = 0; resize <= 16384; resize += 16384) {
+            struct picture from = {upright ? 1 : 65535, upright ? 65535 : 1, 3, calloc(65535, 3)};
+            const struct data_settings settings = {.resize = resize};
+            memset(from.pixels + 3 * 32767 - 60, 77, 123); // the middle
+            assert_true(augment_centre(&settings, &from, CROP_CENTRE, SIDE, SIDE, view, NULL));
+            for (int i = 0; i < SIDE * SIDE * 3; i++) assert_int_equal(view[i], 77);
+            for (int crop = 0; crop < 4; crop++) {
+                assert_true(augment_centre(&settings, &from, crop, SIDE, SIDE, view, NULL));
+                for (int i = 0; i < SIDE * SIDE * 3; i++) assert_int_equal(view[i], 0);
+            }
+            picture_release(&from);
+        }
+}
+
 struct extent {
     double least, most, sum;
 };
@@ -222,7 +242,7 @@ static void test_colours(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_centre), cmocka_unit_test(test_area_crop), cmocka_unit_test(test_area_crop_of_a_strip),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_centre), cmocka_unit_test(test_longest), cmocka_unit_test(test_area_crop), cmocka_unit_test(test_area_crop_of_a_strip),
                                        cmocka_unit_test(test_darknet_crop), cmocka_unit_test(test_darknet_frame_and_turn),
                                        cmocka_unit_test(test_colours)};
     return cmocka_run_group_tests(tests, NULL, NULL);

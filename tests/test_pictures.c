@@ -261,6 +261,14 @@ static void test_refused(void **state)
         refused_bytes(files[i].data, files[i].size, i == 2 ? "cannot decode the PNG" : "cannot decode the JPEG");
         free(files[i].data);
     }
+    uint8_t *line = calloc(65536, 1);
+    const struct png_kind grey = {.colour_type = PNG_COLOR_TYPE_GRAY, .bits = 8};
+    for (int upright = 0; upright < 2; upright++) {
+        struct file_bytes file = make_png(line, upright ? 1 : 65536, upright ? 1 : 65536, upright ? 65536 : 1, grey);
+        refused_bytes(file.data, file.size, upright ? "1 x 65536 pixels: expected at most 67108864 pixels, 65535 a side" : "65536 x 1 pixels: ");
+        free(file.data);
+    }
+    free(line);
     refused_bytes("", 0, "an empty file");
     refused_bytes("GIF89a not a picture", 20, "GIF, not a JPEG or PNG");
     refused_bytes("BM......", 8, "BMP, not a JPEG or PNG");

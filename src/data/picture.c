@@ -42,8 +42,9 @@ static const struct kind *kind_of(const uint8_t *data, size_t size)
 
 bool picture_size_fits(long width, long height, struct error *error)
 {
-    if (width >= 1 && height >= 1 && width <= LARGEST_PICTURE / height) return true;
-    return error_set(error, "%ld x %ld pixels: expected at most %ld pixels", width, height, LARGEST_PICTURE);
+    bool sides_fit = width >= 1 && width <= LARGEST_SIDE && height >= 1 && height <= LARGEST_SIDE;
+    if (sides_fit && width <= LARGEST_PICTURE / height) return true;
+    return error_set(error, "%ld x %ld pixels: expected at most %ld pixels, %ld a side", width, height, LARGEST_PICTURE, LARGEST_SIDE);
 }
 
 bool picture_decode(const uint8_t *data, size_t size, int channels, struct picture *picture, struct error *error)

@@ -13,7 +13,10 @@ struct picture {
     uint8_t *pixels; // [height][width][channels], from malloc
 };
 
-#define LARGEST_PICTURE ((long)64 << 20) // pixels; files that declare more are refused before anything is allocated
+// Pixels, and pixels of a side (JPEG's own limit); files that declare more are refused before anything is allocated. The product
+// of a side and the largest resize= is an int.
+#define LARGEST_PICTURE ((long)64 << 20)
+#define LARGEST_SIDE 65535L
 
 // A JPEG or PNG file in memory: the content decides. `channels`: 3, grey pictures are given 3 equal channels; or 1, colour
 // is turned to grey. 16 bits become 8, transparency is dropped, as Darknet and torchvision do. Messages lack the file's name.
@@ -25,7 +28,7 @@ void picture_release(struct picture *picture);
 // The decoders behind it: jpeg.c, png.c.
 bool jpeg_decode(const uint8_t *data, size_t size, int channels, struct picture *picture, struct error *error);
 bool png_decode(const uint8_t *data, size_t size, int channels, struct picture *picture, struct error *error);
-// false with a message if a file declares more pixels than LARGEST_PICTURE, or none.
+// false with a message if a file declares more than LARGEST_PICTURE and LARGEST_SIDE allow, or no pixels.
 bool picture_size_fits(long width, long height, struct error *error);
 
 // Scaling, antialiased: a triangle filter of the width of an output pixel, or of an input pixel if that is larger; beyond the
