@@ -77,6 +77,28 @@ assert all(abs(sum(float(row[f"probability{k}"]) for k in range(1, 5)) - 1) < 1e
 assert sum(row["label"] == row["class1"] for row in rows) == round(40 * figures["top1"])
 END
 
+"$MLSNET" eval "$cfg" "$checkpoint" --json --predictions "$work/all.csv" --confusion "$work/confusion.csv" >"$work/all.json"
+check "confusion matrix, precision and recall are those of the predictions" python3 - "$work" <<'END'
+import csv, json, sys
+rows = list(csv.DictReader(open(f"{sys.argv[1]}/all.csv", newline="")))
+matrix = list(csv.DictReader(open(f"{sys.argv[1]}/confusion.csv", newline="")))
+names = ["apple", "cat", "dog, brown", "zebra"]
+assert [line["label"] for line in matrix] == names and list(matrix[0]) == ["label"] + names, matrix
+for line, figures in zip(matrix, json.load(open(f"{sys.argv[1]}/all.json"))["classes"]):
+    label = line["label"]
+    of_label = [row["class1"] for row in rows if row["label"] == label]
+    of_class = [row["label"] for row in rows if row["class1"] == label]
+    assert [int(line[name]) for name in names] == [of_label.count(name) for name in names], line
+    assert abs(figures["recall"] - of_label.count(label) / len(of_label)) < 1e-9, figures
+    assert abs(figures["precision"] - (of_class.count(label) / len(of_class) if of_class else 0)) < 1e-9, figures
+END
+refused "a confusion matrix that cannot be written" 1 "$work/none/x.csv: cannot create: No such file" "$MLSNET" eval "$cfg" "$checkpoint" --confusion "$work/none/x.csv"
+mkdir "$work/only"
+ln -s "$data/val" "$work/only/val"
+"$MLSNET" eval "$cfg" "$checkpoint" --data "$work/only" --json >"$work/only.json"
+check "eval needs no folder of training pictures" cmp "$work/all.json" "$work/only.json"
+refused "... training does" 1 "only: expected the folders train and val" "$MLSNET" train "$cfg" --data "$work/only" --output "$work/none"
+
 # Lists, and Darknet's .data file with its cfg, which has no [data].
 cat >"$work/list.cfg" <<END
 [net]

@@ -84,3 +84,14 @@ double csv_number(const struct csv *csv, int row, int column)
     double number = strtod(text, &end);
     return end == text || *end ? (double)NAN : number;
 }
+
+void csv_write_cell(FILE *file, const char *text)
+{
+    bool quoted = text[strcspn(text, ",\"\r\n")] != 0;
+    if (quoted) fputc('"', file);
+    for (; *text; text++) {
+        if (*text == '"') fputc('"', file);
+        fputc(*text, file);
+    }
+    if (quoted) fputc('"', file);
+}

@@ -1,6 +1,8 @@
-// CSV files as this program writes them: a line with the names of the columns, no quoted cells.
+// CSV files. Those that are read are of this program's own: a line with the names of the columns, no quoted cells.
 #ifndef BASE_CSV_H
 #define BASE_CSV_H
+
+#include <stdio.h>
 
 #include "base/error.h"
 
@@ -19,5 +21,8 @@ void csv_release(struct csv *csv);
 int csv_column(const struct csv *csv, const char *name); // -1: none
 const char *csv_text(const struct csv *csv, int row, int column);
 double csv_number(const struct csv *csv, int row, int column); // NAN: no such column (-1), an empty cell, no number
+
+// A text as a cell: in quotes where it has what separates columns or lines, quotes in it doubled (RFC 4180).
+void csv_write_cell(FILE *file, const char *text);
 
 #endif

@@ -1,7 +1,11 @@
 // mlsnet eval: figures of a checkpoint over the test set.
+#include <errno.h>
 #include <json-c/json.h>
 #include <stdio.h>
+#include <string.h>
 
+#include "base/csv.h"
+#include "base/memory.h"
 #include "cli/command.h"
 #include "cli/predictions.h"
 #include "cli/session.h"
@@ -42,40 +46,64 @@ static void print_figures(const struct metrics *m, const struct dataset *dataset
         printf("%-20s %9.2f%% %9.2f%%\n", dataset->names[c], 100 * metrics_precision(m, c), 100 * metrics_recall(m, c));
 }
 
-// Rows: labels, columns: predictions.
-static int write_confusion(const char *path, const struct metrics *m, const struct dataset *dataset)
+// Rows: labels, columns: predictions. `counts`: [classes][classes].
+static bool write_confusion(const char *path, const long *counts, const struct dataset *dataset, struct error *error)
 {
     FILE *file = fopen(path, "w");
-    if (!file) {
-        fprintf(stderr, "mlsnet eval: %s: cannot create\n", path);
-        return 1;
-    }
+    if (!file) return error_set(error, "%s: cannot create: %s", path, strerror(errno));
     fputs("label", file);
-    for (int c = 0; c < m->classes; c++) fprintf(file, ",%s", dataset->names[c]);
-    for (int r = 0; r < m->classes; r++) {
-        fprintf(file, "\n%s", dataset->names[r]);
-        for (int c = 0; c < m->classes; c++) fprintf(file, ",%ld", m->confusion[(size_t)r * (size_t)m->classes + (size_t)c]);
+    for (int r = -1; r < dataset->classes; r++) {
+        if (r >= 0) csv_write_cell(file, dataset->names[r]);
+        for (int c = 0; c < dataset->classes; c++) {
+            fputc(',', file);
+            if (r < 0)
+                csv_write_cell(file, dataset->names[c]);
+            else
+                fprintf(file, "%ld", *counts++);
+        }
+        fputc('\n', file);
     }
-    fputc('\n', file);
-    bool bad = ferror(file);
-    if (fclose(file) == 0 && !bad) return 0;
-    fprintf(stderr, "mlsnet eval: %s: cannot write\n", path);
-    return 1;
+    bool good = !ferror(file);
+    good &= fclose(file) == 0;
+    return good || error_set(error, "%s: cannot write", path);
+}
+
+// What is kept of each picture.
+struct record {
+    struct predictions predictions; // file NULL: not asked for
+    long *confusion;                // [classes][classes], by label and prediction; NULL: not asked for
+    int classes;
+};
+
+static void add_batch(void *context, const float *scores, const struct batch *batch)
+{
+    struct record *record = context;
+    if (record->predictions.file) predictions_add(&record->predictions, scores, batch);
+    for (int i = 0; record->confusion && i < batch->images; i++, scores += record->classes)
+        record->confusion[(size_t)batch->labels[i] * (size_t)record->classes + (size_t)metrics_prediction(scores, record->classes)]++;
+}
+
+static bool open_record(const struct options *o, const struct session *session, struct record *record, struct error *error)
+{
+    int classes = session->dataset->classes, top = o->top ? o->top : session->darknet.top ? session->darknet.top : 5;
+    *record = (struct record){.classes = classes};
+    if (o->confusion && !(record->confusion = memory_allocate((size_t)classes * (size_t)classes, sizeof(long), error))) return false;
+    return !o->predictions || predictions_open(&record->predictions, o->predictions, session->dataset, top, error);
 }
 
 static bool measure(const struct options *o, struct session *session, struct metrics *metrics, struct error *error)
 {
     const struct loader_request request = {.dataset = session->dataset, .batch = session->network->max_images, .seed = 1,
                                            .crops = session->data.crops};
-    struct predictions predictions = {0};
+    struct record record;
     struct loader *loader = NULL;
-    int top = o->top ? o->top : session->darknet.top ? session->darknet.top : 5;
     if (!session_load_weights(session, o->checkpoint, error) || !loader_create(&request, &loader, error)) return false;
-    bool good = !o->predictions || predictions_open(&predictions, o->predictions, session->dataset, top, error);
-    good = good && evaluate(session->network, loader, metrics, o->predictions ? predictions_add : NULL, &predictions, error);
-    if (predictions.file && !predictions_close(&predictions, good ? error : NULL)) good = false;
+    bool good = open_record(o, session, &record, error) && evaluate(session->network, loader, metrics, add_batch, &record, error);
+    if (record.predictions.file && !predictions_close(&record.predictions, good ? error : NULL)) good = false;
     loader_destroy(loader);
     if (good && metrics->images == 0) good = error_set(error, "no picture could be read");
+    if (good && o->confusion) good = write_confusion(o->confusion, record.confusion, session->dataset, error);
+    memory_release(record.confusion);
     return good;
 }
 
@@ -84,12 +112,10 @@ static int run(const struct options *o, struct session *session)
     struct error error;
     struct metrics metrics = {0};
     const struct split *test = &session->dataset->test;
-    int status = 0;
     bool good = measure(o, session, &metrics, &error);
     for (int i = 0; i < split_skipped(test); i++) fprintf(stderr, "mlsnet eval: skipped %s\n", split_skipped_text(test, i));
     if (!good) {
         fprintf(stderr, "mlsnet eval: %s\n", error.message);
-        status = 1;
     } else if (o->json) {
         struct json_object *figures = json_of(&metrics, session->dataset);
         puts(json_object_to_json_string_ext(figures, JSON_C_TO_STRING_PRETTY));
@@ -97,9 +123,8 @@ static int run(const struct options *o, struct session *session)
     } else {
         print_figures(&metrics, session->dataset);
     }
-    if (status == 0 && o->confusion) status = write_confusion(o->confusion, &metrics, session->dataset);
     metrics_release(&metrics);
-    return status;
+    return good ? 0 : 1;
 }
 
 int command_eval(int argc, char **argv)

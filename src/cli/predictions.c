@@ -3,20 +3,9 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/csv.h"
 #include "base/memory.h"
 #include "train/metrics.h"
-
-// A text with what separates columns is put in quotes, quotes in it are doubled (RFC 4180).
-static void write_text(FILE *file, const char *text)
-{
-    bool quoted = text[strcspn(text, ",\"\r\n")] != 0;
-    if (quoted) fputc('"', file);
-    for (; *text; text++) {
-        if (*text == '"') fputc('"', file);
-        fputc(*text, file);
-    }
-    if (quoted) fputc('"', file);
-}
 
 bool predictions_open(struct predictions *p, const char *path, const struct dataset *dataset, int top, struct error *error)
 {
@@ -38,15 +27,15 @@ void predictions_add(void *context, const float *scores, const struct batch *bat
     const struct dataset *d = p->dataset;
     for (int i = 0; i < batch->images; i++, scores += d->classes) {
         if (d->test.paths)
-            write_text(p->file, d->test.paths[batch->pictures[i]]);
+            csv_write_cell(p->file, d->test.paths[batch->pictures[i]]);
         else
             fprintf(p->file, "%d", batch->pictures[i]); // its place in the test split
         fputc(',', p->file);
-        write_text(p->file, d->names[batch->labels[i]]);
+        csv_write_cell(p->file, d->names[batch->labels[i]]);
         metrics_top(scores, d->classes, p->top, p->classes);
         for (int r = 0; r < p->top; r++) {
             fputc(',', p->file);
-            write_text(p->file, d->names[p->classes[r]]);
+            csv_write_cell(p->file, d->names[p->classes[r]]);
             fprintf(p->file, ",%.6f", (double)scores[p->classes[r]]);
         }
         fputc('\n', p->file);

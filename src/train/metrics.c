@@ -7,14 +7,17 @@
 bool metrics_create(struct metrics *metrics, int classes, struct error *error)
 {
     *metrics = (struct metrics){.classes = classes};
-    metrics->confusion = memory_allocate((size_t)classes * (size_t)classes, sizeof(long), error);
-    return metrics->confusion != NULL;
+    metrics->labelled = memory_allocate(3 * (size_t)classes, sizeof(long), error);
+    if (!metrics->labelled) return false;
+    metrics->predicted = metrics->labelled + classes;
+    metrics->right = metrics->predicted + classes;
+    return true;
 }
 
 void metrics_release(struct metrics *metrics)
 {
-    memory_release(metrics->confusion);
-    metrics->confusion = NULL;
+    memory_release(metrics->labelled);
+    metrics->labelled = metrics->predicted = metrics->right = NULL;
 }
 
 int metrics_prediction(const float *scores, int classes)
@@ -50,31 +53,22 @@ void metrics_add(struct metrics *metrics, const float *scores, const int *labels
 {
     int classes = metrics->classes;
     for (int n = 0; n < images; n++, scores += classes) {
-        int rank = rank_of(scores, classes, labels[n]);
+        int rank = rank_of(scores, classes, labels[n]), prediction = metrics_prediction(scores, classes);
         metrics->top1 += rank == 0;
         metrics->top5 += rank < 5;
-        metrics->confusion[(size_t)labels[n] * (size_t)classes + (size_t)metrics_prediction(scores, classes)]++;
+        metrics->labelled[labels[n]]++;
+        metrics->predicted[prediction]++;
+        if (prediction == labels[n]) metrics->right[prediction]++;
     }
     metrics->images += images;
 }
 
-static long sum(const long *from, int count, int step)
-{
-    long total = 0;
-    for (int i = 0; i < count; i++) total += from[(size_t)i * (size_t)step];
-    return total;
-}
-
 double metrics_precision(const struct metrics *metrics, int class)
 {
-    long predicted = sum(metrics->confusion + class, metrics->classes, metrics->classes);
-    long right = metrics->confusion[(size_t)class * (size_t)metrics->classes + (size_t)class];
-    return predicted ? (double)right / (double)predicted : 0;
+    return metrics->predicted[class] ? (double)metrics->right[class] / (double)metrics->predicted[class] : 0;
 }
 
 double metrics_recall(const struct metrics *metrics, int class)
 {
-    long present = sum(metrics->confusion + (size_t)class * (size_t)metrics->classes, metrics->classes, 1);
-    long right = metrics->confusion[(size_t)class * (size_t)metrics->classes + (size_t)class];
-    return present ? (double)right / (double)present : 0;
+    return metrics->labelled[class] ? (double)metrics->right[class] / (double)metrics->labelled[class] : 0;
 }

@@ -8,7 +8,7 @@ struct metrics {
     int classes;
     long images, top1, top5;
     double loss_sum;
-    long *confusion; // [label][prediction]
+    long *labelled, *predicted, *right; // pictures of each class, [classes]: by label, by prediction, by both
 };
 
 bool metrics_create(struct metrics *metrics, int classes, struct error *error);

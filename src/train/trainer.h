@@ -9,7 +9,7 @@
 #include "train/metrics.h"
 #include "train/run_folder.h"
 
-// Top-1, top-5, loss and confusion matrix over the test split; `metrics` is created here. With several crops the scores are
+// Top-1, top-5, loss, precision and recall over the test split; `metrics` is created here. With several crops the scores are
 // their mean. `each` is called with each batch's scores if it is not NULL.
 typedef void (*evaluation_batch)(void *context, const float *scores, const struct batch *batch);
 bool evaluate(struct network *network, struct loader *test, struct metrics *metrics, evaluation_batch each, void *context,
