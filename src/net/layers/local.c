@@ -64,8 +64,13 @@ static bool create(struct layer *layer, struct diagnostics *diagnostics)
         return false;
     }
     struct shape out = layer->output_shape = (struct shape){s->filters, height / s->stride + 1, width / s->stride + 1};
+    double window = (double)in.channels * s->size * s->size;
+    if (window > 1 << 28) {
+        diagnostics_add(diagnostics, layer->section->line, layer->section->name, "a window of %.0f numbers: expected at most 2^28", window);
+        return false;
+    }
     l->places = out.height * out.width;
-    l->window = in.channels * s->size * s->size;
+    l->window = (int)window;
     layer->output_nonnegative = activation_is_nonnegative((enum activation)s->activation);
     layer->multiply_adds = (double)l->places * s->filters * l->window;
     size_t count = (size_t)layer->network->max_images * (size_t)l->places;
@@ -121,7 +126,7 @@ static void gradient_task(void *context, int place, int thread)
     struct shape out = work->layer->output_shape;
     for (size_t n = 0; n < (size_t)work->pass->images; n++) {
         const float *window = l->windows + (n * (size_t)l->places + (size_t)place) * (size_t)l->window;
-        float *gradient = l->weights->gradient + (size_t)place * (size_t)(out.channels * l->window);
+        float *gradient = l->weights->gradient + (size_t)place * (size_t)out.channels * (size_t)l->window;
         for (int f = 0; f < out.channels; f++, gradient += l->window) {
             float d = work->layer->delta[n * shape_stored(out) + blocked_at((size_t)l->places, f, (size_t)place)];
             l->bias->gradient[(size_t)f * (size_t)l->places + (size_t)place] += d;
