@@ -129,6 +129,16 @@ static void test_folders(void **state)
     expect_failure(&settings, "imagefolder data not found");
     put_text("val/cat/notes.txt", "x");
     expect_failure(&settings, "val: 0 pictures");
+    new_root();
+    put_text("val/dog/1.jpg", "x");
+    put_text("val/cat/2.jpg", "x");
+    expect_failure(&settings, "expected the folders train and val");
+    settings.without_train = true; // then the classes are those of val
+    d = open_data(&settings);
+    assert_int_equal(d->classes, 2);
+    assert_path(&d->test, 0, "val/cat/2.jpg", 0);
+    assert_path(&d->test, 1, "val/dog/1.jpg", 1);
+    dataset_close(d);
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -414,6 +424,15 @@ static void test_crops(void **state)
     result_release(&ten);
 }
 
+// The first batch of epoch 0 that one of two pictures is in.
+static int first_batch_with(int a, int b)
+{
+    int order[TRAIN], i = 0;
+    shuffle_order(order, TRAIN, 5, 0);
+    while (order[i] != a && order[i] != b) i++;
+    return i / BATCH;
+}
+
 static void test_bad_pictures(void **state)
 {
     (void)state;
@@ -433,13 +452,17 @@ static void test_bad_pictures(void **state)
     struct result later = load(&settings, true, 1, 5, 3, 1); // a resumed run does not know them yet
     assert_memory_equal(later.input, one.input + 21 * BATCH * SIZE, 3 * BATCH * SIZE * sizeof(float));
     result_release(&later);
-    result_release(&one);
     settings.on_bad_image = BAD_IMAGE_STOP;
-    other = load(&settings, true, 0, 0, 40, 1);
-    assert_true(other.images < 40 * BATCH);
-    assert_contains(other.problem, "JPEG: ");
-    assert_null(strstr(other.problem, "1 %"));
-    result_release(&other);
+    for (int threads = 1; threads <= 7; threads += 3) {
+        settings.threads = threads;
+        other = load(&settings, true, 0, 0, 40, 1);
+        assert_int_equal(other.batches, first_batch_with(1, 103));
+        assert_memory_equal(other.input, one.input, (size_t)other.images * SIZE * sizeof(float));
+        assert_contains(other.problem, "JPEG: ");
+        assert_null(strstr(other.problem, "1 %"));
+        result_release(&other);
+    }
+    result_release(&one);
     put_text("train/c/005.JPEG", "GIF89a");
     settings.on_bad_image = BAD_IMAGE_SKIP;
     other = load(&settings, true, 0, 0, 40, 1); // 3 of 210 are more than 1 %

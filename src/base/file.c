@@ -22,6 +22,11 @@ bool file_join(char *path, size_t size, const char *folder, const char *name)
     return length >= 0 && (size_t)length < size;
 }
 
+bool file_path(char path[4096], const char *folder, const char *name, struct error *error)
+{
+    return file_join(path, 4096, folder, name) || error_set(error, "%s/%s: the path is too long", folder, name);
+}
+
 uint8_t *file_read(const char *path, size_t limit, size_t *size, struct error *error)
 {
     struct stat info;

@@ -22,5 +22,7 @@ bool file_write_atomically(const char *path, const struct file_piece *pieces, in
 bool file_exists(const char *path);
 // "folder/name"; false if it does not fit.
 bool file_join(char *path, size_t size, const char *folder, const char *name);
+// The same with a message.
+bool file_path(char path[4096], const char *folder, const char *name, struct error *error);
 
 #endif

@@ -35,7 +35,7 @@ static bool read_records(const struct layout *layout, const char *path, int reco
     return good;
 }
 
-static void default_names(struct dataset *dataset, const char *path, int classes)
+static bool default_names(struct dataset *dataset, const char *path, int classes, struct error *error)
 {
     char texts[100][64];
     const char *names[100];
@@ -48,7 +48,7 @@ static void default_names(struct dataset *dataset, const char *path, int classes
             snprintf(texts[i], sizeof texts[i], "%d", i);
     }
     if (file) fclose(file);
-    dataset_set_names(dataset, names, classes, NULL);
+    return dataset_set_names(dataset, names, classes, error);
 }
 
 static bool read_cifar(struct dataset *dataset, const struct layout *layout, const char *folder, struct error *error)
@@ -69,16 +69,15 @@ static bool read_cifar(struct dataset *dataset, const struct layout *layout, con
             snprintf(name, sizeof name, "data_batch_%d.bin", i + 1);
         else
             snprintf(name, sizeof name, "%s", layout->train_file);
-        if (!file_join(path, sizeof path, folder, name) ||
+        if (!file_path(path, folder, name, error) ||
             !read_records(layout, path, layout->train_records, dataset->train.pixels + first * PIXELS,
                           dataset->train.labels + first, error))
             return false;
     }
-    if (!file_join(path, sizeof path, folder, layout->test_file) ||
+    if (!file_path(path, folder, layout->test_file, error) ||
         !read_records(layout, path, layout->test_records, dataset->test.pixels, dataset->test.labels, error))
         return false;
-    if (file_join(path, sizeof path, folder, layout->names_file)) default_names(dataset, path, layout->classes);
-    return true;
+    return file_path(path, folder, layout->names_file, error) && default_names(dataset, path, layout->classes, error);
 }
 
 static bool has_file(const char *folder, const char *name)

@@ -125,7 +125,7 @@ struct loader_request {
 bool loader_create(const struct loader_request *request, struct loader **loader, struct error *error);
 // Starts (or restarts) at this batch of this epoch.
 bool loader_start(struct loader *loader, uint64_t epoch, int first_batch, struct error *error);
-// The next batch; valid until the next call. false: a picture cannot be read and on_bad_image=stop, or too many are bad.
+// The next batch; valid until the next call. false: a picture of it cannot be read and on_bad_image=stop, or too many are bad.
 // A picture that is skipped is replaced by another one in training, and left out of a test batch.
 bool loader_next(struct loader *loader, struct batch *batch, struct error *error);
 int loader_batches_per_epoch(const struct loader *loader);

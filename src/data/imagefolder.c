@@ -1,6 +1,8 @@
 // Folders of pictures, as ImageNet's and torchvision's: PATH/train/CLASS/*, PATH/val/CLASS/*. Classes are the folders below
-// train in the order of their names' bytes; pictures in folders below a class belong to it.
+// train in the order of their names' bytes, or of val where evaluation finds no train; pictures in folders below a class
+// belong to it.
 #include <dirent.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -55,10 +57,12 @@ static bool is_folder(const char *path)
 static bool list_folder(const char *path, struct texts *names, struct error *error)
 {
     DIR *folder = opendir(path);
-    if (!folder) return error_set(error, "%s: cannot list the folder", path);
+    if (!folder) return error_set(error, "%s: cannot list the folder: %s", path, strerror(errno));
     bool good = true;
-    for (struct dirent *entry; good && (entry = readdir(folder));)
+    errno = 0; // which alone tells the end from a failure
+    for (struct dirent *entry; good && (entry = readdir(folder)); errno = 0)
         if (entry->d_name[0] != '.') good = texts_add(names, entry->d_name, error);
+    if (good && errno) good = error_set(error, "%s: cannot list the folder: %s", path, strerror(errno));
     closedir(folder);
     if (names->count) qsort(names->items, names->count, sizeof *names->items, by_text);
     return good;
@@ -83,22 +87,15 @@ static bool find_pictures(const char *path, int depth, struct texts *pictures, s
     good = good && list_folder(path, &names, error);
     for (int folders = 0; folders < 2; folders++)
         for (size_t i = 0; good && i < names.count; i++) {
-            if (!file_join(below, sizeof below, path, names.items[i]))
-                good = error_set(error, "%s/%s: the path is too long", path, names.items[i]);
-            else if (is_folder(below) != folders)
-                continue;
-            else if (folders)
+            good = file_path(below, path, names.items[i], error);
+            if (!good || is_folder(below) != folders) continue;
+            if (folders)
                 good = find_pictures(below, depth + 1, pictures, error);
             else if (is_picture_name(names.items[i]))
                 good = texts_add(pictures, below, error);
         }
     texts_release(&names);
     return good;
-}
-
-static bool join(char path[4096], const char *folder, const char *name, struct error *error)
-{
-    return file_join(path, 4096, folder, name) || error_set(error, "%s/%s: the path is too long", folder, name);
 }
 
 // The names of the folders in a folder.
@@ -108,7 +105,7 @@ static bool list_classes(const char *path, struct texts *classes, struct error *
     char below[4096];
     bool good = list_folder(path, &names, error);
     for (size_t i = 0; good && i < names.count; i++) {
-        good = join(below, path, names.items[i], error);
+        good = file_path(below, path, names.items[i], error);
         if (good && is_folder(below)) good = texts_add(classes, names.items[i], error);
     }
     texts_release(&names);
@@ -134,7 +131,7 @@ static bool read_split(const char *path, const struct texts *classes, struct spl
     char folder[4096];
     bool good = ends && check_classes(path, classes, error);
     for (size_t k = 0; good && k < classes->count; k++) {
-        good = join(folder, path, classes->items[k], error) && (!is_folder(folder) || find_pictures(folder, 0, &pictures, error));
+        good = file_path(folder, path, classes->items[k], error) && (!is_folder(folder) || find_pictures(folder, 0, &pictures, error));
         if (good) ends[k] = pictures.count;
     }
     if (good && (pictures.count == 0 || pictures.count > 0x7fffffff))
@@ -164,12 +161,14 @@ static bool read(struct dataset *dataset, const char *folder, struct error *erro
 {
     char train[4096], test[4096];
     struct texts classes = {0};
-    if (!split_folder(train, folder, train_names) || !split_folder(test, folder, test_names))
+    bool has_train = split_folder(train, folder, train_names), has_test = split_folder(test, folder, test_names);
+    if (!has_test || (!has_train && !dataset->settings.without_train))
         return error_set(error, "%s: expected the folders train and val", folder);
+    const char *labelled = has_train ? train : test;
     dataset_use_imagenet_mean(dataset);
-    bool good = list_classes(train, &classes, error);
+    bool good = list_classes(labelled, &classes, error);
     if (good && (classes.count == 0 || classes.count > 1000000))
-        good = error_set(error, "%s: %zu folders: expected one for each class", train, classes.count);
+        good = error_set(error, "%s: %zu folders: expected one for each class", labelled, classes.count);
     dataset->classes = good ? (int)classes.count : 0;
     good = good && dataset_set_names(dataset, (const char *const *)classes.items, dataset->classes, error) &&
            (dataset->settings.without_train || read_split(train, &classes, &dataset->train, error)) &&
@@ -181,7 +180,7 @@ static bool read(struct dataset *dataset, const char *folder, struct error *erro
 static bool present(const char *folder)
 {
     char path[4096];
-    return split_folder(path, folder, train_names) && split_folder(path, folder, test_names);
+    return split_folder(path, folder, test_names);
 }
 
 const struct data_source imagefolder_source = {

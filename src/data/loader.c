@@ -15,6 +15,8 @@ struct buffer {
     int *labels, *pictures;
     int images;      // of the batch; 0: the end of the test split
     int taken, done; // pictures that threads have begun, and finished
+    bool failed;     // a picture of it keeps the run from going on; why, `error` says
+    struct error error;
     uint64_t epoch;
 };
 
@@ -27,17 +29,17 @@ struct loader {
     struct buffer buffers[BUFFERS];
     struct preparer *preparers[MOST_THREADS]; // one a thread
     pthread_t threads[MOST_THREADS];
-    // Guarded by the mutex:
+    // The consumer's alone:
+    int running;            // threads
+    bool held;              // it has the oldest buffer
+    double waited;
+    // Guarded by the mutex, and what changes in the buffers, too:
     pthread_mutex_t mutex;
     pthread_cond_t changed;
-    int running;            // threads
-    bool stopping, held;    // held: the consumer has the oldest buffer
-    bool failed;
-    struct error error;     // of the first thread that failed
+    bool stopping;
     int oldest, open;       // the oldest buffer in use, and how many are
     uint64_t epoch;         // of the next buffer
     int next_batch;
-    double waited;
 };
 
 struct thread_argument {
@@ -66,16 +68,20 @@ static void open_buffer(struct loader *loader)
     int first = loader->next_batch * r->batch, left = loader->split->count - first;
     buffer->images = left < r->batch ? (left > 0 ? left : 0) : r->batch;
     buffer->taken = buffer->done = 0;
+    buffer->failed = false;
     buffer->epoch = loader->epoch;
     for (int i = 0; i < buffer->images; i++) buffer->pictures[i] = r->training ? loader->order[first + i] : first + i;
     loader->next_batch += buffer->images > 0;
     if (buffer->images == 0) pthread_cond_broadcast(&loader->changed);
 }
 
-// The buffer whose pictures are to be prepared next; NULL: there is nothing to do now. The mutex is held.
+// The buffer whose pictures are to be prepared next; NULL: there is nothing to do now, or after a failure nothing more. The
+// mutex is held.
 static struct buffer *buffer_with_work(struct loader *loader)
 {
     struct buffer *newest = loader->open ? &loader->buffers[(loader->oldest + loader->open - 1) % BUFFERS] : NULL;
+    for (int i = 0; i < loader->open; i++)
+        if (loader->buffers[(loader->oldest + i) % BUFFERS].failed) return NULL;
     if (newest && newest->taken < newest->images) return newest;
     bool ended = newest && newest->images == 0;
     if (ended || loader->open == BUFFERS) return NULL;
@@ -101,7 +107,7 @@ static void *loader_main(void *pointer)
     int thread = argument->thread;
     memory_release(argument);
     pthread_mutex_lock(&loader->mutex);
-    while (!loader->stopping && !loader->failed) {
+    while (!loader->stopping) {
         struct buffer *buffer = buffer_with_work(loader);
         if (!buffer) {
             pthread_cond_wait(&loader->changed, &loader->mutex);
@@ -114,9 +120,9 @@ static void *loader_main(void *pointer)
         bool good = prepare_some(loader, thread, buffer, first, count, &error);
         pthread_mutex_lock(&loader->mutex);
         buffer->done += count;
-        if (!good && !loader->failed) {
-            loader->failed = true;
-            loader->error = error;
+        if (!good && !buffer->failed) {
+            buffer->failed = true;
+            buffer->error = error;
         }
         if (!good || buffer->done == buffer->images) pthread_cond_broadcast(&loader->changed);
     }
@@ -151,7 +157,7 @@ bool loader_start(struct loader *loader, uint64_t epoch, int first_batch, struct
     stop(loader);
     if (first_batch < 0 || first_batch > loader_batches_per_epoch(loader))
         return error_set(error, "batch %d of an epoch of %d batches does not exist", first_batch, loader_batches_per_epoch(loader));
-    loader->stopping = loader->held = loader->failed = false;
+    loader->stopping = loader->held = false;
     loader->oldest = loader->open = 0;
     loader->waited = 0;
     loader->epoch = epoch;
@@ -192,14 +198,15 @@ static int close_gaps(struct loader *loader, struct buffer *buffer)
 static bool is_ready(const struct loader *loader)
 {
     const struct buffer *buffer = &loader->buffers[loader->oldest];
-    return loader->failed || (loader->open > 0 && buffer->done == buffer->images);
+    return loader->open > 0 && (buffer->failed || buffer->done == buffer->images);
 }
 
-// The oldest buffer when it is ready; the end of the split stays. NULL: a thread failed.
+// The oldest buffer when it is ready, or has failed. That, and the end of the split, stays the oldest. So a run gets all batches
+// before the one that stops it, however far ahead the threads were.
 static struct buffer *wait_for_buffer(struct loader *loader)
 {
     pthread_mutex_lock(&loader->mutex);
-    if (loader->held && loader->buffers[loader->oldest].images > 0) {
+    if (loader->held && loader->buffers[loader->oldest].images > 0 && !loader->buffers[loader->oldest].failed) {
         loader->oldest = (loader->oldest + 1) % BUFFERS;
         loader->open--;
         pthread_cond_broadcast(&loader->changed);
@@ -210,9 +217,8 @@ static struct buffer *wait_for_buffer(struct loader *loader)
         loader->waited += now() - start;
     }
     loader->held = true;
-    struct buffer *buffer = loader->failed ? NULL : &loader->buffers[loader->oldest];
     pthread_mutex_unlock(&loader->mutex);
-    return buffer;
+    return &loader->buffers[loader->oldest];
 }
 
 bool loader_next(struct loader *loader, struct batch *batch, struct error *error)
@@ -220,7 +226,7 @@ bool loader_next(struct loader *loader, struct batch *batch, struct error *error
     const struct loader_request *r = &loader->request;
     for (;;) {
         struct buffer *buffer = wait_for_buffer(loader);
-        if (!buffer) return error_set(error, "%s", loader->error.message);
+        if (buffer->failed) return error_set(error, "%s", buffer->error.message);
         int images = r->training ? buffer->images : close_gaps(loader, buffer);
         *batch = (struct batch){images, buffer->input, buffer->labels, buffer->pictures, r->crops, (size_t)r->batch * loader->picture_floats};
         if (images > 0 || buffer->images == 0) return true;
