@@ -30,7 +30,7 @@ static void parse(struct network *network, const uint8_t *data, size_t size)
     struct error error;
     uint8_t *copy = memory_allocate(size, 1, NULL);
     memcpy(copy, data, size);
-    if (darknet_weights_parse("fuzz", copy, size, network, &header, &error) && !darknet_weights_recognized(copy, size)) abort();
+    if (darknet_weights_parse("fuzz", copy, size, network, 1 + (int)(size % 6), &header, &error) && !darknet_weights_recognized(copy, size)) abort();
     memory_release(copy);
 }
 

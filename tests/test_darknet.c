@@ -218,7 +218,7 @@ static void make_file(struct file *f, const char *name, int major, int minor, in
 static void load_file(const struct file *f, struct built *b, struct darknet_header *header)
 {
     struct error error;
-    if (!darknet_weights_parse(f->name, f->bytes, f->size, b->network, header, &error)) fail_msg("%s", error.message);
+    if (!darknet_weights_parse(f->name, f->bytes, f->size, b->network, b->network->layer_count, header, &error)) fail_msg("%s", error.message);
 }
 
 static void assert_same_parameters(const struct network *a, const struct network *b, const char *name)
@@ -240,7 +240,7 @@ static void check_round_trip(const struct file *f, const struct network *plain, 
     snprintf(safetensors, sizeof safetensors, "%s/a.safetensors", folder);
     snprintf(path, sizeof path, "%s/b.weights", folder);
     if (!checkpoint_save_weights(safetensors, b.network, "[net]\n", &header, &error) ||
-        !checkpoint_load_weights(safetensors, c.network, &again, &error) || !darknet_weights_write(path, c.network, &again, &error))
+        !checkpoint_load_weights(safetensors, c.network, &again, &error) || !darknet_weights_write(path, c.network, c.network->layer_count, &again, &error))
         fail_msg("%s: %s", f->name, error.message);
     assert_int_equal(b.network->batch_norm_epsilon, darknet_header_epsilon(&header));
     assert_int_equal(c.network->batch_norm_epsilon, b.network->batch_norm_epsilon);
@@ -288,11 +288,11 @@ static void test_batchnorm_bias(void **state)
     for (size_t i = 0; i < bias->count; i++) assert_true(bias->value[i] == 0);
     bias->value[3] = 1.25f;
     snprintf(path, sizeof path, "%s/a.weights", temporary_folder());
-    assert_false(darknet_weights_write(path, b.network, &header, &error));
+    assert_false(darknet_weights_write(path, b.network, b.network->layer_count, &header, &error));
     assert_contains(error.message, "layer 10 [batchnorm] has a bias");
     assert_true(darknet_header_from_text("0.2.5", &header) && darknet_header_from_text("0.1", &old));
     assert_true(darknet_header_epsilon(&header) == BATCH_NORM_EPSILON_VARIANCE && darknet_header_epsilon(&old) == BATCH_NORM_EPSILON_DEVIATION);
-    assert_true(darknet_weights_write(path, b.network, &header, &error));
+    assert_true(darknet_weights_write(path, b.network, b.network->layer_count, &header, &error));
     size_t size;
     uint8_t *bytes = read_bytes(path, &size);
     assert_int_equal(size, f.size + 8 * sizeof(float));
@@ -304,6 +304,22 @@ static void test_batchnorm_bias(void **state)
     release(&c);
 }
 
+// Where the layers of the network end in a file with a header of 0.2.0.
+static void find_ends(const struct network *network, size_t header, size_t ends[32])
+{
+    size_t at = header;
+    for (int i = 0; i < network->layer_count; i++) {
+        char prefix[32];
+        int length = snprintf(prefix, sizeof prefix, "layers.%d.", i);
+        for (int k = 0; k < network->parameter_count; k++) {
+            const struct parameter *p = network->parameters[k];
+            bool stored = strcmp(network->layers[i]->type->name, "batchnorm") != 0 || !strstr(p->name, "bias");
+            if (stored && strncmp(p->name, prefix, (size_t)length) == 0) at += p->count * sizeof(float);
+        }
+        ends[i] = at;
+    }
+}
+
 // Cut off anywhere: an error that names the layer that lacks bytes, and nothing is changed.
 static void test_cut_off(void **state)
 {
@@ -312,28 +328,19 @@ static void test_cut_off(void **state)
     struct darknet_header header;
     struct built b = build(FOLDER "layers.cfg", NULL), untouched = build(FOLDER "layers.cfg", NULL);
     make_file(&f, "x.weights", 0, 2, 0);
-    size_t ends[32] = {0}, at = f.header;
-    for (int i = 0; i < b.network->layer_count; i++) {
-        const struct layer *layer = b.network->layers[i];
-        char prefix[32];
-        int length = snprintf(prefix, sizeof prefix, "layers.%d.", i);
-        for (int k = 0; k < b.network->parameter_count; k++) {
-            const struct parameter *p = b.network->parameters[k];
-            bool stored = strcmp(layer->type->name, "batchnorm") != 0 || !strstr(p->name, "bias");
-            if (stored && strncmp(p->name, prefix, (size_t)length) == 0) at += p->count * sizeof(float);
-        }
-        ends[i] = at;
-    }
-    assert_int_equal(at, f.size);
+    size_t ends[32] = {0};
+    find_ends(b.network, f.header, ends);
+    assert_int_equal(ends[b.network->layer_count - 1], f.size);
     for (size_t size = 0; size < f.size; size++) {
         struct error error = {""};
         char expected[64] = "not one of Darknet's";
         int layer = 0;
         while (size >= f.header && ends[layer] <= size) layer++;
-        if (size >= f.header) snprintf(expected, sizeof expected, "ends within layer %d [%s]", layer, b.network->layers[layer]->type->name);
+        const char *where = size == (layer ? ends[layer - 1] : f.header) ? "before" : "within";
+        if (size >= f.header) snprintf(expected, sizeof expected, "ends %s layer %d [%s]", where, layer, b.network->layers[layer]->type->name);
         uint8_t *copy = memory_allocate(size, 1, NULL);
         memcpy(copy, f.bytes, size);
-        assert_false(darknet_weights_parse("x.weights", copy, size, b.network, &header, &error));
+        assert_false(darknet_weights_parse("x.weights", copy, size, b.network, b.network->layer_count, &header, &error));
         assert_contains(error.message, expected);
         memory_release(copy);
     }
@@ -342,12 +349,48 @@ static void test_cut_off(void **state)
     release(&untouched);
 }
 
+static bool differs(const struct parameter *p, const struct parameter *q)
+{
+    return memcmp(p->value, q->value, p->count * sizeof(float)) != 0;
+}
+
+// The first layers alone, of a file that holds these or all: the others keep their values. Other lengths are refused.
+static void test_first_layers(void **state)
+{
+    (void)state;
+    static struct file f;
+    struct darknet_header header;
+    struct built whole = build(FOLDER "layers.cfg", NULL), fresh = build(FOLDER "layers.cfg", NULL);
+    make_file(&f, "x.weights", 0, 2, 0);
+    load_file(&f, &whole, &header);
+    size_t ends[32] = {0};
+    int count = whole.network->layer_count;
+    find_ends(whole.network, f.header, ends);
+    for (int layers = 1; layers <= count; layers++)
+        for (size_t size = f.header; size <= f.size + 4; size += 4) {
+            struct error error = {""};
+            struct built b = build(FOLDER "layers.cfg", NULL);
+            bool fits = size == ends[layers - 1] || size == f.size, good;
+            good = darknet_weights_parse("x.weights", f.bytes, size, b.network, layers, &header, &error);
+            if (good != fits) fail_msg("%d layers of %zu bytes: %s", layers, size, good ? "taken" : error.message);
+            for (int i = 0; i < b.network->parameter_count; i++) {
+                bool taken = good && atoi(b.network->parameters[i]->name + strlen("layers.")) < layers;
+                if (differs(b.network->parameters[i], (taken ? whole : fresh).network->parameters[i]))
+                    fail_msg("%d layers of %zu bytes: %s", layers, size, b.network->parameters[i]->name);
+            }
+            release(&b);
+            if (size > f.header && size < ends[layers - 1] - 8) size = ends[layers - 1] - 8; // the others are like one another
+        }
+    release(&whole);
+    release(&fresh);
+}
+
 static void expect_refused(const struct file *f, const char *message)
 {
     struct darknet_header header;
     struct error error = {""};
     struct built b = build(FOLDER "layers.cfg", NULL);
-    assert_false(darknet_weights_parse(f->name, f->bytes, f->size, b.network, &header, &error));
+    assert_false(darknet_weights_parse(f->name, f->bytes, f->size, b.network, b.network->layer_count, &header, &error));
     assert_contains(error.message, message);
     release(&b);
 }
@@ -394,7 +437,7 @@ static void test_flipped(void **state)
     assert_true(checkpoint_load_weights(path, network, &header, &error));
     static const float expected[6] = {1, 3, 5, 2, 4, 6};
     assert_memory_equal(network_find_parameter(network, "layers.0.conv.weight")->value, expected, sizeof expected);
-    assert_true(darknet_weights_write(path, network, &header, &error));
+    assert_true(darknet_weights_write(path, network, 1, &header, &error));
     size_t size;
     uint8_t *bytes = read_bytes(path, &size);
     assert_int_equal(size, sizeof file);
@@ -409,6 +452,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_golden),     cmocka_unit_test(test_golden_shapes), cmocka_unit_test(test_shapes),
                                        cmocka_unit_test(test_round_trip), cmocka_unit_test(test_batchnorm_bias), cmocka_unit_test(test_cut_off),
-                                       cmocka_unit_test(test_refused),    cmocka_unit_test(test_flipped)};
+                                       cmocka_unit_test(test_refused),    cmocka_unit_test(test_flipped),
+                                       cmocka_unit_test(test_first_layers)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -126,6 +126,36 @@ convert "$work/a.weights" "$work/d.safetensors" --cfg "$cfg" --set batch_norm_ep
 check "Darknet's epsilon goes on to the checkpoints" grep -aq '"batch_norm_epsilon":"deviation"' "$work/d/last.safetensors"
 check "... and only where it was asked for" bash -c "! grep -aq batch_norm_epsilon $work/b/last.safetensors"
 
+# Parts of a network's weights: what Darknet's `partial` writes, and training that begins with them.
+sed 's/^\[connected\]/[connected]\noutput=5\n[connected]/' "$cfg" >"$work/other.cfg" # the same first two layers
+convert "$work/a.weights" "$work/part.weights" --cfg "$cfg" --layers 2
+check "a part: header without pictures seen, then the first layers" python3 - "$work" <<'END'
+import sys
+whole, part = (open(f"{sys.argv[1]}/{name}.weights", "rb").read() for name in ("a", "part"))
+assert len(part) == 20 + 4 * (4 * 8 + 8 * 9) and part[:12] == whole[:12] and part[12:20] == bytes(8) and part[20:] == whole[20:len(part)]
+END
+check "a part is a part" bash -c "$MLSNET convert $work/part.weights $work/again.weights --cfg $cfg --layers 1 && cmp $work/part.weights $work/again.weights"
+start() { local folder=$1 cfg=$2; shift 2; "$MLSNET" train "$cfg" --output "$work/$folder" --quiet --stop-after 1 "$@" 2>/dev/null; [ $? = 130 ]; }
+convert "$work/part.weights" "$work/filled.safetensors" --cfg "$cfg" --layers 2
+start part "$cfg" --weights "$work/part.weights" --layers 2
+start filled "$cfg" --weights "$work/filled.safetensors"
+start first "$cfg" --weights "$work/a.weights" --layers 2
+check "... the other layers are as initialized" cmp "$work/part/last.safetensors" "$work/filled/last.safetensors"
+check "... a whole file gives its part, too" cmp "$work/part/last.safetensors" "$work/first/last.safetensors"
+start all "$cfg" --weights "$work/a.weights"
+check "... which is not the whole" bash -c "! cmp -s $work/part/last.safetensors $work/all/last.safetensors"
+start none "$cfg"
+check "... nor nothing" bash -c "! cmp -s $work/part/last.safetensors $work/none/last.safetensors"
+start other "$work/other.cfg" --weights "$work/part.weights" --layers 2
+start other2 "$work/other.cfg" --weights "$work/a/last.safetensors" --layers 2
+check "training begins with the first layers of another network" cmp "$work/other/last.safetensors" "$work/other2/last.safetensors"
+refused "a part without --layers" 1 "part.weights: ends before layer 2 [connected]: weights of the first 2 layers alone" "$MLSNET" eval "$cfg" "$work/part.weights"
+{ cat "$work/part.weights"; head -c 20 /dev/zero; } >"$work/more.weights"
+refused "a part that is too long" 1 "20 bytes too many" "$MLSNET" convert "$work/more.weights" "$work/x.safetensors" --cfg "$cfg" --layers 2
+refused "more layers than there are" 2 "--layers 9: expected 1 to 4, the layers of the cfg" "$MLSNET" convert "$work/part.weights" "$work/x.safetensors" --cfg "$cfg" --layers 9
+refused "--layers without --weights" 2 "expected both" "$MLSNET" train "$cfg" --output "$work/x" --layers 2
+refused "safetensors of another network" 1 "layers.2.connected.weight has shape" "$MLSNET" train "$work/other.cfg" --output "$work/x" --weights "$work/a/last.safetensors" --layers 3
+
 head -c 4000 $golden/layers.weights >"$work/short.weights"
 cat $golden/layers.weights /dev/zero 2>/dev/null | head -c 9000 >"$work/long.weights"
 refused "too short" 1 "ends within layer 8 [convolutional]: layers.8.conv.weight" "$MLSNET" convert "$work/short.weights" "$work/x.safetensors" --cfg $golden/layers.cfg

@@ -9,6 +9,7 @@
 struct options {
     struct session_request session;
     const char *in, *out, *header;
+    int layers; // 0: all
 };
 
 enum kind { KIND_UNKNOWN, KIND_WEIGHTS, KIND_SAFETENSORS };
@@ -47,10 +48,13 @@ static int run(const struct options *o, struct session *session)
     struct error error;
     struct darknet_header header;
     struct network *network = session->network;
-    if (!checkpoint_load_weights(o->in, network, &header, &error)) return complain(error.message, 1);
+    int layers = session_first_layers(session, o->layers, &error);
+    if (layers < 0) return complain(error.message, 2);
+    if (!checkpoint_load_first_layers(o->in, network, layers, &header, &error)) return complain(error.message, 1);
     bool weights = kind_of(o->out) == KIND_WEIGHTS;
     if (weights) choose_header(o, network, &header);
-    bool good = weights ? darknet_weights_write(o->out, network, &header, &error)
+    if (o->layers) header.seen = 0; // a training that begins with a part begins anew, as with Darknet's `partial`
+    bool good = weights ? darknet_weights_write(o->out, network, layers, &header, &error)
                         : checkpoint_save_weights(o->out, network, session->cfg_text, &header, &error);
     return good ? 0 : complain(error.message, 1);
 }
@@ -63,6 +67,7 @@ int command_convert(int argc, char **argv)
         {"OUT", ARGUMENT_POSITIONAL, &o.out, "the file to write; its suffix tells which kind"},
         {"--cfg", ARGUMENT_TEXT, &o.session.cfg_path, "the network's cfg file (required)"},
         {"--set", ARGUMENT_LIST, &o.session.set, "KEY=VALUE or SECTION.KEY=VALUE: change an option; may be repeated"},
+        {"--layers", ARGUMENT_INT, &o.layers, "the first N layers alone: IN may hold only these; a .weights OUT gets only these, in .safetensors the others are as initialized"},
         {"--header", ARGUMENT_TEXT, &o.header, "version of a .weights file: 0.1, 0.2.0, 0.2.5 (default: IN's; else 0.2.5, or 0.2.0 with batch_norm_epsilon=deviation)"},
         {0},
     };

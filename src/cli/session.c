@@ -172,6 +172,14 @@ bool session_load_weights(struct session *session, const char *path, struct erro
     return true;
 }
 
+int session_first_layers(const struct session *session, int count, struct error *error)
+{
+    int all = session->network->layer_count;
+    if (count >= 0 && count <= all) return count ? count : all;
+    error_set(error, "--layers %d: expected 1 to %d, the layers of the cfg", count, all);
+    return -1;
+}
+
 void session_close(struct session *session)
 {
     network_destroy(session->network);

@@ -51,6 +51,8 @@ int session_open(struct session *session, const struct session_request *request)
 // Weights for eval and predict, of either kind. Darknet's are meant for fp32: says so on stderr where the cfg leaves MLS to
 // its defaults.
 bool session_load_weights(struct session *session, const char *path, struct error *error);
+// For --layers N, which is 0 if not given: how many layers of the network that are; -1 with a message if it has not so many.
+int session_first_layers(const struct session *session, int count, struct error *error);
 void session_close(struct session *session);
 
 #endif

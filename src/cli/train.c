@@ -31,7 +31,7 @@ struct options {
     struct session_request session;
     const char *output, *weights;
     bool resume, quiet, json;
-    int stop_after;
+    int stop_after, layers; // layers: of `weights`; 0: all
     double save_minutes;
 };
 
@@ -113,7 +113,10 @@ static int prepare(const struct options *options, const struct session *session,
         error_set(error, "%s is there already: go on with --resume, or choose another folder with --output", last);
         return 1;
     }
-    if (options->weights && !checkpoint_load(options->weights, session->network, NULL, error)) return 1;
+    struct darknet_header header;
+    int layers = session_first_layers(session, options->layers, error);
+    if (layers < 0) return 2;
+    if (options->weights && !checkpoint_load_first_layers(options->weights, session->network, layers, &header, error)) return 1;
     if (!run_folder_write_text(folder, "config.cfg", session->cfg_text, error)) return 1;
     return run_folder_start_log(folder, trainer->state.epoch, error) ? 0 : 1;
 }
@@ -174,6 +177,7 @@ int command_train(int argc, char **argv)
         {"--output", ARGUMENT_TEXT, &o.output, "folder of the run (default: results/NAME of the cfg)"},
         {"--resume", ARGUMENT_FLAG, &o.resume, "go on from last.safetensors in the folder"},
         {"--weights", ARGUMENT_TEXT, &o.weights, "begin with these weights, .safetensors or Darknet's .weights (default: random ones)"},
+        {"--layers", ARGUMENT_INT, &o.layers, "take the first N layers of --weights alone, the others are as initialized (default: all)"},
         {"--save-minutes", ARGUMENT_FLOAT, &o.save_minutes, "save within an epoch this often (default: 10)"},
         {"--stop-after", ARGUMENT_INT, &o.stop_after, "save and stop after this many steps (default: 0, do not)"},
         {"--quiet", ARGUMENT_FLAG, &o.quiet, "print nothing but errors"},
@@ -184,6 +188,10 @@ int command_train(int argc, char **argv)
     if (result != ARGUMENTS_GO_ON) return (int)result;
     if (o.resume && o.weights) {
         fprintf(stderr, "mlsnet train: --weights begins a run, --resume goes on with one: expected only one of them\n");
+        return 2;
+    }
+    if (o.layers && !o.weights) {
+        fprintf(stderr, "mlsnet train: --layers is about --weights: expected both\n");
         return 2;
     }
     struct session session;

@@ -130,14 +130,15 @@ static const struct safetensors_tensor *fitting(const char *path, const struct s
     return NULL;
 }
 
-// Checks (copy = false) or copies every tensor.
-static bool visit(const char *path, const struct safetensors *file, struct network *network, bool momentum, bool copy,
+// Checks (copy = false) or copies every tensor of the first `layers` layers.
+static bool visit(const char *path, const struct safetensors *file, struct network *network, int layers, bool momentum, bool copy,
                   int *used, struct error *error)
 {
     *used = 0;
     for (int i = 0; i < network->parameter_count; i++) {
         struct parameter *p = network->parameters[i];
         char name[96];
+        if (atoi(p->name + strlen("layers.")) >= layers) break;
         momentum_name(name, p);
         const struct safetensors_tensor *value = fitting(path, file, p, p->name, error), *velocity = NULL;
         if (!value) return false;
@@ -184,34 +185,35 @@ static bool read_origin(const char *path, const struct safetensors *file, struct
 }
 
 // From the file's bytes, which are taken over.
-static bool load_safetensors(const char *path, uint8_t *bytes, size_t size, struct network *network, struct training_state *state,
-                             struct darknet_header *header, struct error *error)
+static bool load_safetensors(const char *path, uint8_t *bytes, size_t size, struct network *network, int layers,
+                             struct training_state *state, struct darknet_header *header, struct error *error)
 {
     struct safetensors file;
     struct training_state read = {0};
     int used = 0;
-    bool good = safetensors_parse(path, bytes, size, &file, error) && visit(path, &file, network, state != NULL, false, &used, error);
-    if (good && used != file.count)
+    bool good = safetensors_parse(path, bytes, size, &file, error) && visit(path, &file, network, layers, state != NULL, false, &used, error);
+    if (good && layers >= network->layer_count && used != file.count)
         good = error_set(error, "%s: %d tensors, the network has %d: a checkpoint of another network", path, file.count, used);
     if (good && state) good = read_state(path, &file, &read, error);
     good = good && read_origin(path, &file, network, header, error);
     if (good) {
-        visit(path, &file, network, state != NULL, true, &used, error);
+        visit(path, &file, network, layers, state != NULL, true, &used, error);
         if (state) *state = read;
     }
     safetensors_release(&file);
     return good;
 }
 
-static bool load(const char *path, struct network *network, struct training_state *state, struct darknet_header *header, struct error *error)
+static bool load(const char *path, struct network *network, int layers, struct training_state *state, struct darknet_header *header,
+                 struct error *error)
 {
     size_t size = 0;
     uint8_t *bytes = file_read(path, SAFETENSORS_LARGEST_FILE, &size, error);
     *header = (struct darknet_header){0};
     if (!bytes) return false;
-    if (!darknet_weights_recognized(bytes, size)) return load_safetensors(path, bytes, size, network, state, header, error);
+    if (!darknet_weights_recognized(bytes, size)) return load_safetensors(path, bytes, size, network, layers, state, header, error);
     bool good = !state || error_set(error, "%s: a .weights file has no training state to go on from", path);
-    good = good && darknet_weights_parse(path, bytes, size, network, header, error);
+    good = good && darknet_weights_parse(path, bytes, size, network, layers, header, error);
     memory_release(bytes);
     return good;
 }
@@ -219,10 +221,15 @@ static bool load(const char *path, struct network *network, struct training_stat
 bool checkpoint_load(const char *path, struct network *network, struct training_state *state, struct error *error)
 {
     struct darknet_header header;
-    return load(path, network, state, &header, error);
+    return load(path, network, network->layer_count, state, &header, error);
 }
 
 bool checkpoint_load_weights(const char *path, struct network *network, struct darknet_header *header, struct error *error)
 {
-    return load(path, network, NULL, header, error);
+    return load(path, network, network->layer_count, NULL, header, error);
+}
+
+bool checkpoint_load_first_layers(const char *path, struct network *network, int layers, struct darknet_header *header, struct error *error)
+{
+    return load(path, network, layers, NULL, header, error);
 }

@@ -26,5 +26,8 @@ bool checkpoint_save_weights(const char *path, const struct network *network, co
 bool checkpoint_load(const char *path, struct network *network, struct training_state *state, struct error *error);
 // The same without state. header: that of the .weights file, or of the one from which the checkpoint was made.
 bool checkpoint_load_weights(const char *path, struct network *network, struct darknet_header *header, struct error *error);
+// The same of the first `layers` layers alone; the others stay as they are. A .weights file holds these alone or all; in
+// safetensors other tensors are not looked at, so that it may be of a network that goes on otherwise.
+bool checkpoint_load_first_layers(const char *path, struct network *network, int layers, struct darknet_header *header, struct error *error);
 
 #endif

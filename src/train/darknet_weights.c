@@ -150,31 +150,53 @@ static void transpose(const float *from, size_t rows, size_t columns, float *to)
         for (size_t c = 0; c < columns; c++) to[c * rows + r] = from[r * columns + c];
 }
 
+// How many of the arrays are those of the first `layers` layers.
+static int items_of_first(const struct plan *plan, int layers)
+{
+    int count = 0;
+    while (count < plan->count && plan->items[count].layer->index < layers) count++;
+    return count;
+}
+
+static size_t stored_bytes(const struct item *item)
+{
+    return item->absent ? 0 : item->parameter->count * sizeof(float);
+}
+
 // ---------------------------------------------------------------------------------------------
 // Reading
 
-static bool check_lengths(const char *name, const struct plan *plan, size_t size, struct error *error)
+static bool too_short(const char *name, const struct plan *plan, int i, size_t left, struct error *error)
 {
-    const struct layer *last = NULL;
-    for (int i = 0; i < plan->count; i++) {
-        const struct item *item = &plan->items[i];
-        size_t needed = item->absent ? 0 : item->parameter->count * sizeof(float);
-        last = item->layer;
-        if (needed > size)
-            return error_set(error, "%s: ends within layer %d [%s]: %s needs %zu bytes, %zu are left: cut off, or weights of another network",
-                             name, last->index, last->type->name, item->parameter->name, needed, size);
-        size -= needed;
+    const struct item *item = &plan->items[i];
+    int index = item->layer->index, before = i - 1;
+    const char *type = item->layer->type->name;
+    while (before >= 0 && plan->items[before].absent) before--;
+    if (left == 0 && (before < 0 || plan->items[before].layer != item->layer))
+        return error_set(error, "%s: ends before layer %d [%s]: weights of the first %d layers alone, or of another network", name, index,
+                         type, index);
+    return error_set(error, "%s: ends within layer %d [%s]: %s needs %zu bytes, %zu are left: cut off, or weights of another network", name,
+                     index, type, item->parameter->name, stored_bytes(item), left);
+}
+
+// Whether `size` bytes are the first `count` arrays.
+static bool check_length(const char *name, const struct plan *plan, int count, size_t size, struct error *error)
+{
+    for (int i = 0; i < count; i++) {
+        if (stored_bytes(&plan->items[i]) > size) return too_short(name, plan, i, size, error);
+        size -= stored_bytes(&plan->items[i]);
     }
     if (size == 0) return true;
-    if (!last) return error_set(error, "%s: %zu bytes behind the header, but no layer has weights", name, size);
-    return error_set(error, "%s: %zu bytes too many behind the last layer with weights, layer %d [%s]: weights of another network", name, size,
-                     last->index, last->type->name);
+    if (count == 0) return error_set(error, "%s: %zu bytes behind the header, but no layer has weights", name, size);
+    const struct layer *last = plan->items[count - 1].layer;
+    return error_set(error, "%s: %zu bytes too many behind the last layer with weights%s, layer %d [%s]: weights of another network", name, size,
+                     count < plan->count ? " that is asked for" : "", last->index, last->type->name);
 }
 
 // A negative one tells that the arrays are not what the cfg says.
-static bool check_variances(const char *name, const struct plan *plan, const uint8_t *bytes, struct error *error)
+static bool check_variances(const char *name, const struct plan *plan, int count, const uint8_t *bytes, struct error *error)
 {
-    for (int i = 0; i < plan->count; i++) {
+    for (int i = 0; i < count; i++) {
         const struct item *item = &plan->items[i];
         if (item->absent) continue;
         bool variances = strstr(item->parameter->name, "running_variance") != NULL;
@@ -206,17 +228,20 @@ static bool copy_in(const struct item *item, const uint8_t *bytes, struct error 
     return true;
 }
 
-bool darknet_weights_parse(const char *name, const uint8_t *bytes, size_t size, struct network *network, struct darknet_header *header,
-                           struct error *error)
+bool darknet_weights_parse(const char *name, const uint8_t *bytes, size_t size, struct network *network, int layers,
+                           struct darknet_header *header, struct error *error)
 {
     struct plan plan;
-    size_t at = read_header(bytes, size, header);
+    size_t at = read_header(bytes, size, header), all = 0;
     if (at == 0) return error_set(error, "%s: not one of Darknet's .weights files", name);
     if (!make_plan(name, network, header, &plan, error)) return false;
-    bool good = check_lengths(name, &plan, size - at, error) && check_variances(name, &plan, bytes + at, error);
-    for (int i = 0; good && i < plan.count; i++) {
+    int wanted = items_of_first(&plan, layers);
+    for (int i = 0; i < plan.count; i++) all += stored_bytes(&plan.items[i]);
+    bool good = check_length(name, &plan, size - at == all ? plan.count : wanted, size - at, error) &&
+                check_variances(name, &plan, wanted, bytes + at, error);
+    for (int i = 0; good && i < wanted; i++) {
         good = copy_in(&plan.items[i], bytes + at, error);
-        if (!plan.items[i].absent) at += plan.items[i].parameter->count * sizeof(float);
+        at += stored_bytes(&plan.items[i]);
     }
     memory_release(plan.items);
     if (good) network_use_batch_norm_epsilon(network, darknet_header_epsilon(header));
@@ -239,7 +264,7 @@ static bool check_absent(const char *path, const struct item *item, struct error
 static bool piece_of(const char *path, const struct item *item, struct file_piece *piece, float **owned, struct error *error)
 {
     const struct parameter *p = item->parameter;
-    *piece = (struct file_piece){p->value, item->absent ? 0 : p->count * sizeof(float)};
+    *piece = (struct file_piece){p->value, stored_bytes(item)};
     if (!item->transposed) return check_absent(path, item, error);
     if (!(*owned = memory_allocate(p->count, sizeof(float), error))) return false;
     transpose(p->value, (size_t)p->dims[0], p->count / (size_t)p->dims[0], *owned);
@@ -247,7 +272,7 @@ static bool piece_of(const char *path, const struct item *item, struct file_piec
     return true;
 }
 
-bool darknet_weights_write(const char *path, const struct network *network, const struct darknet_header *h, struct error *error)
+bool darknet_weights_write(const char *path, const struct network *network, int layers, const struct darknet_header *h, struct error *error)
 {
     struct plan plan;
     uint8_t start[20];
@@ -257,6 +282,7 @@ bool darknet_weights_write(const char *path, const struct network *network, cons
     if (seen_bytes(h) == 4 && h->seen > INT32_MAX)
         return error_set(error, "%s: %" PRIu64 " pictures seen do not fit a header of %d.%d", path, h->seen, h->major, h->minor);
     if (!make_plan(path, network, h, &plan, error)) return false;
+    plan.count = items_of_first(&plan, layers);
     struct file_piece *pieces = memory_allocate((size_t)plan.count + 1, sizeof *pieces, error);
     float **owned = memory_allocate((size_t)plan.count + 1, sizeof *owned, error);
     bool good = pieces && owned;

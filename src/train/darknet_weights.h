@@ -22,10 +22,14 @@ struct darknet_header {
 
 // Whether the bytes begin as a .weights file does.
 bool darknet_weights_recognized(const uint8_t *bytes, size_t size);
-// Fills all parameters of the network, or changes nothing and names the layer where the bytes ran out. `name` is for messages.
-bool darknet_weights_parse(const char *name, const uint8_t *bytes, size_t size, struct network *network, struct darknet_header *header,
+// Fills the parameters of the first `layers` layers (layer_count: of all) from a file that holds these alone, as Darknet's
+// `partial` writes them, or those of all layers; or changes nothing and names the layer where the bytes ran out. `name` is for
+// messages.
+bool darknet_weights_parse(const char *name, const uint8_t *bytes, size_t size, struct network *network, int layers,
+                           struct darknet_header *header, struct error *error);
+// Those of the first `layers` layers alone.
+bool darknet_weights_write(const char *path, const struct network *network, int layers, const struct darknet_header *header,
                            struct error *error);
-bool darknet_weights_write(const char *path, const struct network *network, const struct darknet_header *header, struct error *error);
 
 // "0.2.0"; false if the text is no version that a file can have.
 bool darknet_header_from_text(const char *text, struct darknet_header *header);
