@@ -21,6 +21,7 @@
     {"saturation", OPTION_FLOAT, AT(augmentation.saturation), 0.01, 100, NULL, NULL, "training: saturation times 1 to this or its inverse (1)"}, \
     {"exposure", OPTION_FLOAT, AT(augmentation.exposure), 0.01, 100, NULL, NULL, "training: brightness times 1 to this or its inverse (1)"}
 
+// center: Darknet's classifier training does not read it either, only its GANs and detectors do.
 const struct option_description net_option_table[] = {
     {"batch", OPTION_INT, NET(batch), 1, 65536, "1", NULL, "images of one optimizer step"},
     {"subdivisions", OPTION_INT, NET(subdivisions), 1, 65536, "1", NULL, "the batch is computed in this many parts, gradients are summed"},
