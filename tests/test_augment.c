@@ -110,6 +110,15 @@ static void test_area_crop(void **state)
     assert_true(fabs(area.sum / DRAWS - 0.3) < 0.02);
     assert_true(ratio.least > 0.44 && ratio.least < 0.56 && ratio.most > 1.8 && ratio.most < 2.25);
     assert_true(fabs(x.sum / DRAWS - 55) < 2 && fabs(y.sum / DRAWS - 50) < 2 && x.least < 25 && x.most > 85);
+    const struct data_settings wide = {.area_crop = true, .crop_scale = {0.2f, 0.4f}, .crop_ratio = {1.8f, 2}};
+    for (uint64_t i = 0; i < 50; i++) { // the ratio is that of width to height
+        struct random_stream stream = {random_key(i, 0, 0, 0), 0};
+        uint8_t view[64 * 64 * 3];
+        double left, top, width, height;
+        assert_true(augment_random(&wide, &from, &stream, 64, 64, view, NULL));
+        locate(view, 64, &left, &top, &width, &height);
+        assert_true(width / height > 1.6 && width / height < 2.25);
+    }
     picture_release(&from);
 }
 

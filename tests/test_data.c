@@ -223,6 +223,45 @@ static void test_loader_test_split(void **state)
     dataset_close(d);
 }
 
+// Where each picture of an epoch has its bright pixel; -1: outside.
+static void find_marks(uint64_t seed, uint64_t epoch, int marks[TRAIN])
+{
+    struct dataset *d = open_idx(make_idx(false), 2, 1, 0);
+    struct loader *loader = create_loader(d, true, TRAIN, seed);
+    assert_true(loader_start(loader, epoch, 0, NULL));
+    struct batch b = next(loader);
+    for (int i = 0; i < b.images; i++) {
+        int place = 29;
+        while (place >= 0 && b.input[i * 30 + place] < 199) place--;
+        marks[b.pictures[i]] = place;
+    }
+    loader_destroy(loader);
+    dataset_close(d);
+}
+
+static int differences(const int *a, const int *b)
+{
+    int count = 0;
+    for (int i = 0; i < TRAIN; i++) count += a[i] != b[i];
+    return count;
+}
+
+// Augmentation is a function of seed, epoch and picture: each of them matters.
+static void test_augmentation_key(void **state)
+{
+    (void)state;
+    int marks[TRAIN], again[TRAIN], epoch[TRAIN], seed[TRAIN], first[TRAIN];
+    find_marks(7, 0, marks);
+    find_marks(7, 0, again);
+    find_marks(7, 1, epoch);
+    find_marks(8, 0, seed);
+    for (int i = 0; i < TRAIN; i++) first[i] = marks[0];
+    assert_int_equal(differences(marks, again), 0); // a third of the marks is inside
+    assert_true(differences(marks, epoch) > TRAIN / 4);
+    assert_true(differences(marks, seed) > TRAIN / 4);
+    assert_true(differences(marks, first) > TRAIN / 4);
+}
+
 // Padding is black, a crop moves by at most pad_crop, flips happen, a cutout zeroes a square.
 static void test_augmentation(void **state)
 {
@@ -248,11 +287,24 @@ static void test_augmentation(void **state)
     d = open_idx(make_idx(false), 0, 0, 2);
     loader = create_loader(d, true, TRAIN, 3);
     assert_true(loader_start(loader, 0, 0, NULL));
-    struct batch b = next(loader);
-    for (int i = 0; i < b.images; i++) {
-        int zeros = 0;
-        for (int p = 0; p < 30; p++) zeros += b.input[i * 30 + p] == 0;
-        assert_in_range(zeros, 1, 4);
+    int holes[30] = {0};
+    for (int epoch = 0; epoch < 30; epoch++) {
+        struct batch b = next(loader);
+        for (int i = 0; i < b.images; i++) {
+            int zeros = 0;
+            for (int p = 0; p < 30; p++) {
+                zeros += b.input[i * 30 + p] == 0;
+                holes[p] += b.input[i * 30 + p] == 0;
+            }
+            assert_in_range(zeros, 1, 4);
+        }
+    }
+    // Its middle, the lower right of its four pixels, is anywhere: upper left two rows and two columns come to lie in each pixel, but
+    // for those at the lower and at the right edge.
+    const int all = 30 * TRAIN / 30;
+    for (int p = 0; p < 30; p++) {
+        int expected = all * (p / 5 < 5 ? 2 : 1) * (p % 5 < 4 ? 2 : 1);
+        assert_in_range(holes[p], expected * 6 / 10, expected * 14 / 10);
     }
     loader_destroy(loader);
     dataset_close(d);
@@ -262,6 +314,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_idx), cmocka_unit_test(test_bad_idx), cmocka_unit_test(test_cifar),
                                        cmocka_unit_test(test_order), cmocka_unit_test(test_loader_positions),
-                                       cmocka_unit_test(test_loader_test_split), cmocka_unit_test(test_augmentation)};
+                                       cmocka_unit_test(test_loader_test_split), cmocka_unit_test(test_augmentation),
+                                       cmocka_unit_test(test_augmentation_key)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
