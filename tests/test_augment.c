@@ -202,6 +202,90 @@ static void test_darknet_frame_and_turn(void **state)
     picture_release(&from);
 }
 
+// Darknet's random numbers: rand_uniform and rand_scale.
+static double draw_uniform(struct random_stream *stream, double most)
+{
+    return most * (2 * (double)random_uniform(stream) - 1);
+}
+
+static double draw_scale(struct random_stream *stream, double s)
+{
+    double scale = 1 + (s - 1) * (double)random_uniform(stream);
+    return random_below(stream, 2) ? scale : 1 / scale;
+}
+
+static double pixel_or_black(const struct picture *from, int x, int y, int c)
+{
+    return x < 0 || x >= from->width || y < 0 || y >= from->height ? 0 : from->pixels[(y * from->width + x) * from->channels + c];
+}
+
+// Darknet's random_augment_image (src/image.c) written anew, but that pixels are squares with their centres between whole numbers.
+static void darknet_view(const struct picture *from, const struct data_settings *s, struct random_stream *stream, double *view)
+{
+    double aspect = draw_scale(stream, (double)s->aspect);
+    double side = s->min_crop + (int)random_below(stream, (uint32_t)(s->max_crop - s->min_crop) + 1);
+    double scale = side / fmin(from->height, from->width * aspect), angle = draw_uniform(stream, (double)s->angle) * 3.14159265 / 180;
+    double dx = draw_uniform(stream, (from->width * scale / aspect - SIDE) / 2), dy = draw_uniform(stream, (from->height * scale - SIDE) / 2);
+    for (int i = 0; i < SIDE * SIDE; i++) {
+        double across = (i % SIDE + 0.5 - SIDE / 2.0 + dx) / scale * aspect, down = (i / SIDE + 0.5 - SIDE / 2.0 + dy) / scale;
+        double x = cos(angle) * across - sin(angle) * down + from->width / 2.0 - 0.5;
+        double y = sin(angle) * across + cos(angle) * down + from->height / 2.0 - 0.5;
+        int left = (int)floor(x), top = (int)floor(y);
+        for (int c = 0; c < 3; c++)
+            view[3 * i + c] = (1 - x + left) * (1 - y + top) * pixel_or_black(from, left, top, c) + (x - left) * (1 - y + top) * pixel_or_black(from, left + 1, top, c) +
+                              (1 - x + left) * (y - top) * pixel_or_black(from, left, top + 1, c) + (x - left) * (y - top) * pixel_or_black(from, left + 1, top + 1, c);
+    }
+}
+
+// Pixel by pixel where nothing is made smaller first; and a fine pattern that is made smaller becomes grey.
+static void test_darknet_pixels(void **state)
+{
+    (void)state;
+    struct picture from = ramps(46, 33), fine = {400, 400, 1, malloc(160000)};
+    for (int i = 0; i < 46 * 33; i++) from.pixels[3 * i + 2] = (uint8_t)(i % 46 * 5 + i / 46);
+    struct data_settings settings = darknet(40, 90, 0.6f, 30);
+    uint8_t view[SIDE * SIDE * 3];
+    double expected[SIDE * SIDE * 3];
+    for (uint64_t i = 0; i < 100; i++) {
+        struct random_stream stream = {random_key(i, 8, 0, 0), 0}, again = stream;
+        assert_true(augment_random(&settings, &from, &stream, SIDE, SIDE, view, NULL));
+        darknet_view(&from, &settings, &again, expected);
+        for (int p = 0; p < SIDE * SIDE * 3; p++)
+            if (fabs(view[p] - expected[p]) > 0.6) fail_msg("draw %d, pixel %d: %d, expected %g", (int)i, p / 3, view[p], expected[p]);
+    }
+    for (int i = 0; i < 160000; i++) fine.pixels[i] = (i % 400 + i / 400) % 2 ? 255 : 0;
+    settings = darknet(90, 120, 1, 0);
+    for (uint64_t i = 0; i < 10; i++) {
+        struct random_stream stream = {random_key(i, 9, 0, 0), 0};
+        assert_true(augment_random(&settings, &fine, &stream, 16, 16, view, NULL));
+        int even = 0;
+        for (int p = 0; p < 256; p++) even += view[p] >= 115 && view[p] <= 140;
+        assert_true(even >= 15 * 15); // an edge may touch the black outside
+    }
+    picture_release(&from);
+    picture_release(&fine);
+}
+
+// Grey pictures know exposure alone.
+static void test_grey_exposure(void **state)
+{
+    (void)state;
+    const struct data_settings settings = {.hue = 0.5f, .saturation = 2, .exposure = 1.5f};
+    int changed = 0;
+    for (uint64_t i = 0; i < 50; i++) {
+        struct random_stream stream = {random_key(i, 1, 2, 3), 0}, again = stream;
+        uint8_t pixels[256];
+        for (int p = 0; p < 256; p++) pixels[p] = (uint8_t)p;
+        augment_colours(&settings, &stream, pixels, 256, 1);
+        draw_uniform(&again, 1);
+        draw_scale(&again, 2);
+        double exposure = draw_scale(&again, 1.5);
+        for (int p = 0; p < 256; p++) assert_true(fabs(pixels[p] - fmin(255, exposure * p)) < 0.51);
+        changed += pixels[100] != 100;
+    }
+    assert_true(changed > 40);
+}
+
 // ---------------------------------------------------------------------------------------------
 // Colours: Darknet's formulas (rgb_to_hsv, scale, turn, hsv_to_rgb) written anew.
 
@@ -216,12 +300,6 @@ static void distorted(const uint8_t *from, double turn, double saturation, doubl
     double f = h - sector, p = v * (1 - s), q = v * (1 - s * f), t = v * (1 - s * (1 - f));
     const double table[6][3] = {{v, t, p}, {q, v, p}, {p, v, t}, {p, q, v}, {t, p, v}, {v, p, q}};
     for (int c = 0; c < 3; c++) to[c] = 255 * fmin(1, fmax(0, table[sector][c]));
-}
-
-static double draw_scale(struct random_stream *stream, double s)
-{
-    double scale = 1 + (s - 1) * (double)random_uniform(stream);
-    return random_below(stream, 2) ? scale : 1 / scale;
 }
 
 static void test_colours(void **state)
@@ -253,6 +331,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_centre), cmocka_unit_test(test_longest), cmocka_unit_test(test_area_crop), cmocka_unit_test(test_area_crop_of_a_strip),
                                        cmocka_unit_test(test_darknet_crop), cmocka_unit_test(test_darknet_frame_and_turn),
-                                       cmocka_unit_test(test_colours)};
+                                       cmocka_unit_test(test_darknet_pixels), cmocka_unit_test(test_colours),
+                                       cmocka_unit_test(test_grey_exposure)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
