@@ -236,6 +236,46 @@ static void test_activations(void **state)
         }
 }
 
+// Whether the crop's output for an image is this part of its input, 2 x - 1.
+static bool is_part(const struct built *b, int image, int top, int left, bool mirrored)
+{
+    const float *output = b->network->layers[0]->output + (size_t)image * shape_stored(b->network->layers[0]->output_shape);
+    for (int c = 0; c < 2; c++)
+        for (int y = 0; y < 4; y++)
+            for (int x = 0; x < 5; x++) {
+                float value = b->input[image * 72 + c * 36 + (top + y) * 6 + left + (mirrored ? 4 - x : x)];
+                if (output[blocked_at(20, c, (size_t)(y * 5 + x))] != 2 * value - 1) return false;
+            }
+    return true;
+}
+
+// [crop] in training: every place, and mirrored ones with flip=1; in evaluation the centre.
+static void test_crop(void **state)
+{
+    (void)state;
+    for (int flip = 0; flip < 2; flip++) {
+        struct built b;
+        struct error error;
+        int seen[3][2][2] = {{{0}}}, parts = 0;
+        build(&b, flip ? "[crop]\ncrop_height=4\ncrop_width=5\nflip=1\n" END : "[crop]\ncrop_height=4\ncrop_width=5\n" END, 2);
+        for (uint64_t step = 0; step < 100; step++) {
+            struct pass pass = {.pool = b.pool, .images = IMAGES, .training = true, .seed = 3, .step = step, .labels = b.labels, .loss_scale = 1};
+            assert_true(network_forward(b.network, b.input, &pass, &error));
+            for (int i = 0; i < IMAGES * 12; i++) seen[i / 4 % 3][i / 2 % 2][i % 2] += is_part(&b, i / 12, i / 4 % 3, i / 2 % 2, i % 2);
+        }
+        for (int i = 0; i < 12; i++) {
+            int count = seen[i / 4][i / 2 % 2][i % 2];
+            assert_in_range(count, flip ? 10 : i % 2 ? 0 : 20, flip ? 45 : i % 2 ? 0 : 90); // of 300
+            parts += count;
+        }
+        assert_int_equal(parts, 100 * IMAGES);
+        struct pass pass = {.pool = b.pool, .images = IMAGES};
+        assert_true(network_forward(b.network, b.input, &pass, &error));
+        for (int i = 0; i < IMAGES; i++) assert_true(is_part(&b, i, 1, 0, false));
+        release(&b);
+    }
+}
+
 // An evaluation of fewer images than the network is made for gives the same scores for each image.
 static void test_part_of_a_batch(void **state)
 {
@@ -283,7 +323,7 @@ static void test_not_finite(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients), cmocka_unit_test(test_activations), cmocka_unit_test(test_threads), cmocka_unit_test(test_error_bounds),
-                                       cmocka_unit_test(test_modes),
+                                       cmocka_unit_test(test_modes), cmocka_unit_test(test_crop),
                                        cmocka_unit_test(test_part_of_a_batch), cmocka_unit_test(test_not_finite)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -243,6 +243,21 @@ static void set_size(struct file_bytes file, int width, int height)
     for (int k = 0; k < 4; k++) file.data[29 + k] = (uint8_t)(~crc >> (24 - 8 * k));
 }
 
+// stb_image writes behind its tables for one of more than 256 codes: the first DHT segment is made so.
+static void test_huffman_tables(void **state)
+{
+    (void)state;
+    for (int progressive = 0; progressive < 2; progressive++) {
+        struct file_bytes file = make_jpeg(smooth_pixels(3), WIDTH, HEIGHT, (struct jpeg_kind){.from = JCS_RGB, .to = JCS_YCbCr, .progressive = progressive});
+        size_t at = 2;
+        while (file.data[at + 1] != 0xc4) at += 2 + (size_t)(file.data[at + 2] << 8 | file.data[at + 3]);
+        file.data[at + 5 + 7] = 255; // codes of 8 bits
+        file.data[at + 5 + 8] = 2;
+        refused_bytes(file.data, file.size, "cannot decode the JPEG: a Huffman table of more than 256 codes");
+        free(file.data);
+    }
+}
+
 static void test_refused(void **state)
 {
     (void)state;
@@ -409,7 +424,7 @@ static void test_sampling(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_jpeg), cmocka_unit_test(test_png), cmocka_unit_test(test_png_palette),
-                                       cmocka_unit_test(test_refused), cmocka_unit_test(test_suffix), cmocka_unit_test(test_scaling),
+                                       cmocka_unit_test(test_huffman_tables), cmocka_unit_test(test_refused), cmocka_unit_test(test_suffix), cmocka_unit_test(test_scaling),
                                        cmocka_unit_test(test_scaling_of_a_part), cmocka_unit_test(test_antialiasing),
                                        cmocka_unit_test(test_sampling)};
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -56,6 +56,9 @@ train stopped --stop-after 17 2>/dev/null
 train stopped --resume
 check "stopped and resumed: same bytes" same whole stopped
 check "another crop, another result" bash -c "$MLSNET train $cfg --output $work/crop --quiet --set crop_scale=0.2,1 && ! cmp -s $work/crop/last.safetensors $work/whole/last.safetensors"
+sed 's/^width=12/width=12\nflip=0\nhue=0.3/' "$cfg" >"$work/both.cfg"
+cfg=$work/both.cfg train both
+check "[data] goes before [net]" cmp -s <(weights whole) <(weights both)
 check "the log has the waited share" python3 - "$work/whole/log.csv" <<'END'
 import csv, sys
 rows = list(csv.DictReader(open(sys.argv[1])))
