@@ -266,6 +266,8 @@ static void test_round_trip(void **state)
     check_round_trip(&f, plain.network, folder);
     make_file(&f, "0.2.4", 0, 2, 4);
     check_round_trip(&f, plain.network, folder);
+    make_file(&f, "not yet transposed", 1000, 1000, 0);
+    check_round_trip(&f, plain.network, folder);
     make_file(&f, "transposed by major", 1001, 0, 0);
     check_round_trip(&f, plain.network, folder);
     make_file(&f, "transposed by minor", 0, 1002, 0);

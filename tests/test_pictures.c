@@ -134,7 +134,13 @@ static int png_value(int x, int y, int channel)
     return (x * 16 + y * 7 + channel * 50) % 256;
 }
 
-// Rows as PNG stores them, of `channels` samples a pixel, each png_value >> (8 - bits), or with 16 bits png_value * 257.
+// The lower byte of a sample of 16 bits.
+static uint8_t low_byte(int value)
+{
+    return (uint8_t)(value * 37 + 200);
+}
+
+// Rows as PNG stores them, of `channels` samples a pixel, each png_value >> (8 - bits), or with 16 bits png_value and a low_byte.
 static const uint8_t *png_rows(int channels, int bits, size_t *row_bytes)
 {
     static uint8_t rows[SIDE * SIDE * 8];
@@ -144,7 +150,7 @@ static const uint8_t *png_rows(int channels, int bits, size_t *row_bytes)
         for (int i = 0; i < SIDE * channels; i++) {
             uint8_t *row = rows + (size_t)y * *row_bytes, value = (uint8_t)png_value(i / channels, y, i % channels);
             if (bits == 16)
-                row[2 * i] = row[2 * i + 1] = value;
+                row[2 * i] = value, row[2 * i + 1] = low_byte(value);
             else
                 row[i * bits / 8] |= (uint8_t)(value >> (8 - bits) << (8 - bits - i * bits % 8));
         }
@@ -171,6 +177,7 @@ static void test_png(void **state)
                 for (int c = 0; c < 3; c++) {
                     int value = png_value(p % SIDE, p / SIDE, rows[i].channels > 2 ? c : 0), levels = (1 << (rows[i].bits < 8 ? rows[i].bits : 8)) - 1;
                     values[c] = levels == 255 ? value : (value >> (8 - rows[i].bits)) * 255 / levels;
+                    if (rows[i].bits == 16) values[c] = (int)lrint((value * 256 + low_byte(value)) / 257.0);
                     assert_int_equal(colour.pixels[3 * p + c], values[c]);
                 }
                 int luminance_of = (int)(0.299 * values[0] + 0.587 * values[1] + 0.114 * values[2] + 0.5);

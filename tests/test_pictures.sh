@@ -59,6 +59,11 @@ check "another crop, another result" bash -c "$MLSNET train $cfg --output $work/
 sed 's/^width=12/width=12\nflip=0\nhue=0.3/' "$cfg" >"$work/both.cfg"
 cfg=$work/both.cfg train both
 check "[data] goes before [net]" cmp -s <(weights whole) <(weights both)
+sed '/^flip/d' "$cfg" >"$work/noflip.cfg"
+cfg=$work/noflip.cfg train noflip0
+train noflip1 --set flip=0
+check "no flip unless asked for" cmp -s <(weights noflip0) <(weights noflip1)
+check "... which makes a difference" bash -c "! cmp -s $work/whole/last.safetensors $work/noflip0/last.safetensors"
 check "the log has the waited share" python3 - "$work/whole/log.csv" <<'END'
 import csv, sys
 rows = list(csv.DictReader(open(sys.argv[1])))
@@ -128,6 +133,10 @@ check "a .data file: backup is where runs go" [ -s "$data/backup/darknet/best.sa
 check "... flip is on" bash -c "! cmp -s $data/backup/darknet/last.safetensors $work/noflip/last.safetensors"
 "$MLSNET" train "$work/darknet.cfg" --data "$data/tiny.data" --quiet --output "$work/noangle" --set angle=0
 check "... angle of [net] counts" bash -c "! cmp -s $data/backup/darknet/last.safetensors $work/noangle/last.safetensors"
+{ sed -n '1,/^epochs/p' "$cfg"; echo "$layers"; } >"$work/plain.cfg"
+cfg=$work/plain.cfg train plain --data "$data/tiny.data"
+cfg=$work/plain.cfg train plain2 --data "$data/tiny.data" --set min_crop=12 --set max_crop=24 --set flip=1
+check "... crops of width to 2 width are the default" cmp -s <(weights plain) <(weights plain2)
 "$MLSNET" eval "$work/darknet.cfg" "$data/backup/darknet/last.safetensors" --data "$data/tiny.data" --predictions "$work/darknet.csv" >/dev/null
 check "... top is the number of classes in predictions" grep -q '^path,label,class1,probability1,class2,probability2$' "$work/darknet.csv"
 check "... eval: lists keep their order" cmp -s <(python3 -c "import csv, sys; print(*(r['path'] for r in csv.DictReader(open(sys.argv[1], newline=''))), sep='\n')" "$work/darknet.csv") "$data/val.list"
@@ -150,6 +159,20 @@ check "one is skipped and listed once" [ "$(cat "$work/skip/skipped.txt")" = "$d
 train skip3 --stop-after 33 2>/dev/null
 train skip3 --resume
 check "... the same when resumed" bash -c "cmp -s $work/skip/last.safetensors $work/skip3/last.safetensors && cmp -s $work/skip/skipped.txt $work/skip3/skipped.txt"
+for class in "$data"/val/*; do # 120 pictures, of which one more may be bad
+  mkdir -p "$work/many/val/$(basename "$class")"
+  for copy in 1 2 3; do cp -r "$class" "$work/many/val/$(basename "$class")/$copy"; done
+done
+echo "no picture" >"$work/many/val/cat/2/000.png"
+"$MLSNET" eval "$cfg" "$checkpoint" --data "$work/many" --json >"$work/many.json" 2>"$work/err"
+check "eval goes on without a bad picture" python3 - "$work" <<'END'
+import json, sys
+many, once = (json.load(open(f"{sys.argv[1]}/{name}.json")) for name in ("many", "all"))
+assert many["images"] == 120 and many["skipped"] == 1 and many["top1"] == once["top1"] and abs(many["loss"] - once["loss"]) < 1e-5, (many, once)
+END
+check "... and says which it was" grep -q "skipped .*/cat/2/000.png: not a JPEG or PNG picture" "$work/err"
+"$MLSNET" predict "$cfg" "$checkpoint" "$work/many/val/cat/2/000.png" "$first" "$work/none.png" "$first" >"$work/out" 2>"$work/err"
+check "predict classifies the pictures that it can read, and fails" [ "$? $(wc -l <"$work/out") $(wc -l <"$work/err")" = "1 2 2" ]
 refused "on_bad_image=stop" 1 "bad1.png: not a JPEG or PNG picture" train stop --set on_bad_image=stop
 
 # Options that do not go together.
