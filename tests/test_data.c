@@ -202,6 +202,26 @@ static void test_loader_positions(void **state)
     dataset_close(d);
 }
 
+// Pictures in memory that are changed go another way than those that are taken as they are: to where scaling changes nothing.
+static void test_colour_in_memory(void **state)
+{
+    (void)state;
+    enum { SIZE = 3 * 6 * 6 };
+    static uint8_t pixels[4 * SIZE];
+    static int labels[4] = {0, 1, 0, 1};
+    for (int i = 0; i < 4 * SIZE; i++) pixels[i] = (uint8_t)(i * 5 % 251);
+    for (int resize = 0; resize <= 6; resize += 6) {
+        struct dataset d = {.channels = 3, .height = 6, .width = 6, .picture_height = 6, .picture_width = 6, .classes = 2, .std = {1, 1, 1},
+                            .settings = {.resize = resize}, .test = {.count = 4, .labels = labels, .pixels = pixels}};
+        struct loader *loader = create_loader(&d, false, 4, 1);
+        assert_true(loader_start(loader, 0, 0, NULL));
+        struct batch b = next(loader);
+        assert_int_equal(b.images, 4);
+        for (int i = 0; i < 4 * SIZE; i++) assert_true(b.input[i] == (float)pixels[i] / 255);
+        loader_destroy(loader);
+    }
+}
+
 // All pictures once, in order, the last batch short, then nothing.
 static void test_loader_test_split(void **state)
 {
@@ -315,6 +335,6 @@ int main(void)
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_idx), cmocka_unit_test(test_bad_idx), cmocka_unit_test(test_cifar),
                                        cmocka_unit_test(test_order), cmocka_unit_test(test_loader_positions),
                                        cmocka_unit_test(test_loader_test_split), cmocka_unit_test(test_augmentation),
-                                       cmocka_unit_test(test_augmentation_key)};
+                                       cmocka_unit_test(test_augmentation_key), cmocka_unit_test(test_colour_in_memory)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

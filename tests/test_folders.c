@@ -470,6 +470,14 @@ static void test_bad_pictures(void **state)
     for (int i = 0; i < one.images; i++) assert_true(one.pictures[i] != 1 && one.pictures[i] != 103);
     assert_contains(one.skipped, "/train/a/003.JPEG: not a JPEG or PNG picture");
     assert_contains(one.skipped, "/train/b/100.JPEG: an empty file");
+    int replacements[4], order[TRAIN], found = 0; // of both in the first two epochs
+    for (uint64_t epoch = 0; epoch < 2; epoch++) {
+        shuffle_order(order, TRAIN, 5, epoch);
+        for (int i = 0; i < 16 * BATCH; i++)
+            if (order[i] == 1 || order[i] == 103) replacements[found++] = one.pictures[(int)epoch * 16 * BATCH + i];
+    }
+    assert_true(found >= 3);
+    for (int i = 1; i < found; i++) assert_int_not_equal(replacements[i], replacements[0]);
     settings = loader_settings(4, 1);
     struct result other = load(&settings, true, 0, 0, 40, 1);
     assert_same(&one, &other);

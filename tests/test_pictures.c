@@ -383,6 +383,21 @@ static void test_scaling(void **state)
         }
 }
 
+// stb_image_resize would count its memory in 32 bits.
+static void test_scaling_too_far(void **state)
+{
+    (void)state;
+    struct picture from = {1, 65535, 3, calloc(65535, 3)};
+    struct error error = {""};
+    uint8_t *to = malloc(4096 * 3);
+    assert_false(picture_scale_part(&from, (struct rectangle){0, 0, 1, 65535}, 4096, 1, to, &error));
+    assert_contains(error.message, "65535 rows cannot be scaled down that far");
+    assert_false(picture_part_of_scaled(&from, 4096, 1, (struct rectangle){0, 0, 4096, 1}, to, &error));
+    assert_true(picture_scale_part(&from, (struct rectangle){0, 0, 1, 65535}, 64, 1, to, &error));
+    free(to);
+    picture_release(&from);
+}
+
 // Pixels outside of the part do not count.
 static void test_scaling_of_a_part(void **state)
 {
@@ -432,7 +447,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_jpeg), cmocka_unit_test(test_png), cmocka_unit_test(test_png_palette),
                                        cmocka_unit_test(test_huffman_tables), cmocka_unit_test(test_refused), cmocka_unit_test(test_suffix), cmocka_unit_test(test_scaling),
-                                       cmocka_unit_test(test_scaling_of_a_part), cmocka_unit_test(test_antialiasing),
+                                       cmocka_unit_test(test_scaling_too_far), cmocka_unit_test(test_scaling_of_a_part), cmocka_unit_test(test_antialiasing),
                                        cmocka_unit_test(test_sampling)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
