@@ -155,6 +155,7 @@ refused "more than 1 % of bad pictures stop the run" 1 "2 of 162 pictures cannot
 check "... and are listed" [ "$(wc -l <"$work/bad/skipped.txt")" = 2 ]
 rm "$data/train/cat/bad2.png"
 train skip
+check "one is counted" grep -q '"skipped":1,' "$work/skip/summary.json"
 check "one is skipped and listed once" [ "$(cat "$work/skip/skipped.txt")" = "$data/train/cat/bad1.png: not a JPEG or PNG picture" ]
 train skip3 --stop-after 33 2>/dev/null
 train skip3 --resume

@@ -66,6 +66,12 @@ static void print_epoch(void *context, const struct epoch_row *row)
     fflush(stdout);
 }
 
+// Pictures that could not be read.
+static int count_skipped(const struct trainer *trainer)
+{
+    return split_skipped(&trainer->dataset->train) + split_skipped(&trainer->dataset->test);
+}
+
 static struct json_object *summary_of(const struct trainer *trainer, const struct printer *printer)
 {
     struct json_object *o = json_object_new_object();
@@ -74,6 +80,7 @@ static struct json_object *summary_of(const struct trainer *trainer, const struc
     json_object_object_add(o, "steps", json_object_new_int64(trainer->state.step));
     json_object_object_add(o, "seed", json_object_new_int64(trainer->state.seed));
     json_object_object_add(o, "kernel", json_object_new_string(trainer->network->kernels->name));
+    json_object_object_add(o, "skipped", json_object_new_int(count_skipped(trainer)));
     json_object_object_add(o, "best_top1", json_object_new_double(trainer->state.best));
     if (printer->row.epoch) {
         json_object_object_add(o, "train_loss", json_object_new_double(printer->row.train_loss));
@@ -131,6 +138,8 @@ static int finish(const struct options *options, const struct run_folder *folder
     json_object_put(summary);
     if (!good) return complain(error, 1);
     if (printer->terminal && !trainer->finished) fputc('\n', stderr);
+    if (count_skipped(trainer) && !options->quiet)
+        fprintf(stderr, "%d pictures could not be read: see %s/skipped.txt\n", count_skipped(trainer), folder->path);
     if (!trainer->finished)
         fprintf(stderr, "stopped after step %ld; saved. Go on with: mlsnet train %s --resume --output %s\n", trainer->state.step,
                 options->session.cfg_path, folder->path);

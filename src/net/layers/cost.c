@@ -1,6 +1,9 @@
 // [cost]: after a [softmax] it only passes on what that computed (Darknet's files end so); elsewhere a loss against the one-hot label,
 // d being the difference from it: sse d^2, L1 |d|, smooth d^2 below 1 and 2 |d| - 1 above. Darknet's masked and seg differ from sse
 // only for labels that classification does not have.
+//
+// Errors are the slopes of these. Darknet passes back half of them for sse and smooth (scale=0.5 is the same), and behind a
+// [softmax] the difference once more, which doubles the error of the cross-entropy.
 #include <math.h>
 #include <string.h>
 
