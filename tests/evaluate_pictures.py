@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """An evaluation written independently, in plain Python: compares with what `mlsnet eval --json --predictions` said.
 
-usage: evaluate_pictures.py FOLDER CHECKPOINT FIGURES.json PREDICTIONS.csv RESIZE
+usage: evaluate_pictures.py FOLDER CHECKPOINT FIGURES.json PREDICTIONS.csv RESIZE CROPS        CROPS: 1, or 10: their mean
 
 The network is that of tests/test_pictures.sh: a 3x3 convolution with padding and ReLU, mean of each channel, connected, softmax;
 12x12 pictures, mean and deviation of ImageNet. PNG files of tests/make_picture_data.py.
@@ -43,19 +43,25 @@ def weights(size, scaled, first):
     return result
 
 
-def view(picture, resize):
-    height, width = len(picture), len(picture[0])
-    if width <= height:
-        scaled_width, scaled_height = resize, resize * height // width
-    else:
-        scaled_width, scaled_height = resize * width // height, resize
-    columns = weights(width, scaled_width, round((scaled_width - SIDE) / 2))
-    rows = weights(height, scaled_height, round((scaled_height - SIDE) / 2))
+def part(picture, columns, rows):
     planes = []
     for c in range(3):
         plane = [[math.floor(sum(wr * wc * picture[r][k][c] for r, wr in row for k, wc in column) + 0.5) for column in columns] for row in rows]
         planes.append([[(value / 255 - MEAN[c]) / DEVIATION[c] for value in line] for line in plane])
     return planes
+
+
+def views(picture, resize, crops):
+    """The centre, or with 10 crops also the corners, and all these mirrored."""
+    height, width = len(picture), len(picture[0])
+    if width <= height:
+        scaled_width, scaled_height = resize, resize * height // width
+    else:
+        scaled_width, scaled_height = resize * width // height, resize
+    right, bottom = scaled_width - SIDE, scaled_height - SIDE
+    corners = [(round(right / 2), round(bottom / 2))] + ([(0, 0), (right, 0), (0, bottom), (right, bottom)] if crops == 10 else [])
+    result = [part(picture, weights(width, scaled_width, x), weights(height, scaled_height, y)) for x, y in corners]
+    return result + ([[[line[::-1] for line in plane] for plane in planes] for planes in result] if crops == 10 else [])
 
 
 def tensors(path):
@@ -92,7 +98,7 @@ def probabilities(planes, t):
 
 
 def main():
-    folder, checkpoint, figures_path, predictions_path, resize = sys.argv[1:]
+    folder, checkpoint, figures_path, predictions_path, resize, crops = sys.argv[1:]
     t = tensors(checkpoint)
     classes = sorted(os.listdir(f"{folder}/train"))
     expected = [(f"{folder}/val/{name}/{file}", name) for name in classes for file in sorted(os.listdir(f"{folder}/val/{name}"))]
@@ -101,7 +107,8 @@ def main():
     hits = [0, 0]
     loss = 0
     for row in rows:
-        p = probabilities(view(read_png(row["path"]), int(resize)), t)
+        each = [probabilities(planes, t) for planes in views(read_png(row["path"]), int(resize), int(crops))]
+        p = [sum(column) / len(each) for column in zip(*each)]
         order = sorted(range(len(classes)), key=lambda k: (-p[k], k))
         for rank, k in enumerate(order[:3]):
             said = float(row[f"probability{rank + 1}"])
@@ -109,7 +116,7 @@ def main():
         rank = order.index(classes.index(row["label"]))
         hits[0] += rank == 0
         hits[1] += rank < 5
-        loss -= math.log(p[classes.index(row["label"])])
+        loss -= sum(math.log(q[classes.index(row["label"])]) for q in each) / len(each)
     figures = json.load(open(figures_path))
     assert figures["images"] == len(rows) == 40
     assert abs(figures["top1"] - hits[0] / 40) < 1e-9 and abs(figures["top5"] - hits[1] / 40) < 1e-9, (figures, hits)

@@ -124,6 +124,8 @@ check "training from weights is not training from nothing" bash -c "! cmp -s $wo
 convert "$work/a.weights" "$work/d.safetensors" --cfg "$cfg" --set batch_norm_epsilon=deviation
 "$MLSNET" train "$cfg" --output "$work/d" --quiet --weights "$work/d.safetensors"
 check "Darknet's epsilon goes on to the checkpoints" grep -aq '"batch_norm_epsilon":"deviation"' "$work/d/last.safetensors"
+convert "$work/d/last.safetensors" "$work/d.weights" --cfg "$cfg"
+check "... and to a .weights file, whose header is then the original's" bash -c "[ \$(od -An -tu4 -N12 $work/d.weights | tr -d ' \n') = 020 ]"
 check "... and only where it was asked for" bash -c "! grep -aq batch_norm_epsilon $work/b/last.safetensors"
 
 # Parts of a network's weights: what Darknet's `partial` writes, and training that begins with them.
@@ -134,6 +136,9 @@ import sys
 whole, part = (open(f"{sys.argv[1]}/{name}.weights", "rb").read() for name in ("a", "part"))
 assert len(part) == 20 + 4 * (4 * 8 + 8 * 9) and part[:12] == whole[:12] and part[12:20] == bytes(8) and part[20:] == whole[20:len(part)]
 END
+convert $golden/layers.weights "$work/layers5.weights" --cfg $golden/layers.cfg --layers 5
+check "... nothing was seen of pictures, whatever the whole file says" bash -c "[ \$(od -An -tu4 -j12 -N8 $work/layers5.weights | tr -d ' \n') = 00 ] &&
+  [ \$(od -An -tu4 -j12 -N8 $golden/layers.weights | tr -d ' \n') != 00 ]"
 check "a part is a part" bash -c "$MLSNET convert $work/part.weights $work/again.weights --cfg $cfg --layers 1 && cmp $work/part.weights $work/again.weights"
 start() { local folder=$1 cfg=$2; shift 2; "$MLSNET" train "$cfg" --output "$work/$folder" --quiet --stop-after 1 "$@" 2>/dev/null; [ $? = 130 ]; }
 convert "$work/part.weights" "$work/filled.safetensors" --cfg "$cfg" --layers 2
