@@ -18,7 +18,6 @@ struct convolve_work {
     bool accumulate;
     struct image_done done;
     int images;
-    int chunk, chunks; // of so many images, one a task; then each image is a task, so that the threads end together
 };
 
 // ---------------------------------------------------------------------------------------------
@@ -60,8 +59,9 @@ static void fetch_row(float *const outputs[2], const struct convolve_job *job, i
 }
 
 // What to fetch during image `image`, spread over `calls` calls.
-static struct fetch fetch_plan(const struct convolve_work *work, int image, bool last, int calls)
+static struct fetch fetch_plan(const struct convolve_work *work, int image, int calls)
 {
+    bool last = image + 1 == work->images;
     const struct packed_map *map = work->map;
     const struct source *source = &work->quantization->input->source;
     struct fetch fetch = {.count = 0};
@@ -157,8 +157,9 @@ static void set_scales(const struct convolve_work *work, int image, int block, f
     }
 }
 
-static void convolve_image(struct convolve_work *work, int image, bool last, float *scratch)
+static void convolve_task(void *context, int image, int thread)
 {
+    struct convolve_work *work = context;
     const struct direction *d = work->direction;
     map_quantization_image(work->quantization, image);
     if (!work->output) return;
@@ -169,26 +170,17 @@ static void convolve_image(struct convolve_work *work, int image, bool last, flo
     }
     int rows = 0, largest_weight = (int)mls_largest_integer(&work->packed->request.formats[MLS_WEIGHT]);
     for (int i = 0; i < d->phase_count; i++) rows += d->phases[i].rows;
-    struct fetch fetch = fetch_plan(work, image, last, rows * ((d->output_blocks + 1) / 2));
+    struct fetch fetch = fetch_plan(work, image, rows * ((d->output_blocks + 1) / 2));
     for (int block = 0; block < d->output_blocks; block += 2) {
         struct convolve_job job = {.groups = d->groups, .blocks = minimum(2, d->output_blocks - block),
                                    .quad_first = d->quad_first, .quad_last = d->quad_last,
                                    .quad_offsets = d->quad_offsets, .factor = work->factor, .accumulate = work->accumulate,
                                    .pixel_bytes = (size_t)d->stride * (d->planar ? 1 : BLOCK_CHANNELS),
                                    .largest_input = largest_byte(work->map), .largest_weight = largest_weight};
-        set_scales(work, image, block, scratch, &job);
+        set_scales(work, image, block, packed_scratch_of(work->packed, thread).scales, &job);
         for (int i = 0; i < d->phase_count; i++) convolve_phase(work, &d->phases[i], &job, image, block, &fetch);
     }
     if (work->done.function) work->done.function(work->done.context, image);
-}
-
-static void convolve_task(void *context, int task, int thread)
-{
-    struct convolve_work *work = context;
-    float *scales = packed_scratch_of(work->packed, thread).scales;
-    bool whole = task < work->chunks;
-    int first = whole ? task * work->chunk : work->chunks * (work->chunk - 1) + task, end = first + (whole ? work->chunk : 1);
-    for (int image = first; image < end; image++) convolve_image(work, image, image + 1 == end, scales);
 }
 
 static bool convolve(struct convolve_work *work, struct thread_pool *pool, int images, struct error *error)
@@ -205,10 +197,7 @@ static bool convolve(struct convolve_work *work, struct thread_pool *pool, int i
     const struct mls_format *weights = &packed->request.formats[MLS_WEIGHT];
     work->factor = tensor_factor(packed->weight_tensor_scale, weights, map->tensor_scale, &map->format);
     work->images = images;
-    work->chunk = images >= 16 * packed->threads ? 4 : 1;
-    work->chunks = packed->threads > 1 ? (images - 4 * packed->threads) / work->chunk : images / work->chunk;
-    if (work->chunks < 0) work->chunks = 0;
-    thread_pool_run(pool, images - work->chunks * (work->chunk - 1), convolve_task, work);
+    thread_pool_run(pool, images, convolve_task, work);
     return map_quantization_end(work->quantization, error);
 }
 
@@ -325,7 +314,7 @@ static void gradient_task(void *context, int task, int thread)
     struct packed_convolution *packed = work->packed;
     const struct convolution_shape *s = &packed->shape;
     const struct packed_map *a = &packed->activations, *e = &packed->errors;
-    int block = task % a->blocks, first = task / a->blocks * work->tiles, end = minimum(first + work->tiles, packed->gradient_tiles);
+    int parts = (packed->gradient_tiles + work->tiles - 1) / work->tiles, block = task / parts, first = task % parts * work->tiles, end = minimum(first + work->tiles, packed->gradient_tiles);
     int window = s->kernel_height * s->kernel_width;
     size_t size = (size_t)window * GRADIENT_CHANNELS * BLOCK_CHANNELS;
     float *totals = packed_scratch_of(packed, thread).totals;
