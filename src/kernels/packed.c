@@ -336,7 +336,6 @@ static bool create_gradient(struct packed_convolution *packed, struct error *err
     if (!packed->gradient_offsets) return false;
     for (int k = 0; k < s->kernel_height * s->kernel_width; k++)
         packed->gradient_offsets[k] = (size_t)(k / s->kernel_width) * packed->activations.row_bytes + (size_t)(k % s->kernel_width) * BLOCK_CHANNELS;
-    packed->gradient_tiles = packed->depthwise ? 1 : (s->out_channels + GRADIENT_CHANNELS - 1) / GRADIENT_CHANNELS;
     packed->gradient_one_group = packed->activations.grouping.blocks[0] == 1 && packed->errors.grouping.blocks[0] == 1;
     return true;
 }
@@ -389,6 +388,42 @@ struct packed_convolution *packed_create(const struct packed_request *request, s
     packed_destroy(packed);
     return NULL;
 }
+
+// ---------------------------------------------------------------------------------------------
+// Scratch of the threads
+
+static size_t scale_floats(const struct packed_convolution *packed)
+{
+    int groups = packed->forward.groups > packed->backward.groups ? packed->forward.groups : packed->backward.groups;
+    return 2 * (size_t)groups * BLOCK_CHANNELS;
+}
+
+static size_t scratch_floats(const struct packed_convolution *packed)
+{
+    size_t sums = packed->gradient_one_group ? gradient_floats(packed) * sizeof(int64_t) / sizeof(float) : 0;
+    return scale_floats(packed) + gradient_floats(packed) + sums;
+}
+
+struct packed_scratch packed_scratch_of(const struct packed_convolution *packed, int thread)
+{
+    float *scales = packed->scratch + (size_t)thread * scratch_floats(packed), *totals = scales + scale_floats(packed);
+    void *sums = totals + gradient_floats(packed);
+    return (struct packed_scratch){scales, totals, packed->gradient_one_group ? sums : NULL};
+}
+
+bool packed_meet_pool(struct packed_convolution *packed, struct thread_pool *pool, struct error *error)
+{
+    int threads = thread_pool_size(pool);
+    if (packed->threads == threads) return true;
+    memory_release(packed->scratch);
+    gradient_plan(packed, threads);
+    packed->scratch = memory_allocate((size_t)threads * scratch_floats(packed), sizeof(float), error);
+    packed->threads = packed->scratch ? threads : 0;
+    return packed->scratch != NULL;
+}
+
+// ---------------------------------------------------------------------------------------------
+// Release
 
 static void destroy_map(struct packed_map *map)
 {
