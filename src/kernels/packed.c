@@ -228,11 +228,22 @@ static bool create_phase(struct packed_convolution *packed, struct direction *di
     return phase->weights && phase->starts;
 }
 
+#define TOGETHER_GROUPS 64 // more groups would take more scales than the first cache holds
+
+// Images of a task: small maps are taken together.
+static int images_together(const struct packed_convolution *packed, const struct direction *d)
+{
+    int pixels = d->output_height * d->output_width;
+    bool small = pixels <= TOGETHER_PIXELS / 2 && !d->planar && !packed->depthwise && d->groups <= TOGETHER_GROUPS;
+    return small && packed->request.kernels->convolve_pixels ? TOGETHER_PIXELS / pixels : 1;
+}
+
 static bool create_direction(struct packed_convolution *packed, struct direction *direction, int phases, int window,
                              struct error *error)
 {
     direction->output_blocks = (direction->outputs + BLOCK_CHANNELS - 1) / BLOCK_CHANNELS;
     direction->phase_count = phases;
+    direction->together = images_together(packed, direction);
     direction->phases = take(packed, (size_t)phases, sizeof *direction->phases, error);
     direction->weight_scales = take(packed, (size_t)direction->output_blocks * (size_t)direction->groups * BLOCK_CHANNELS,
                                     sizeof(float), error);
@@ -394,8 +405,8 @@ struct packed_convolution *packed_create(const struct packed_request *request, s
 
 static size_t scale_floats(const struct packed_convolution *packed)
 {
-    int groups = packed->forward.groups > packed->backward.groups ? packed->forward.groups : packed->backward.groups;
-    return 2 * (size_t)groups * BLOCK_CHANNELS;
+    int forward = packed->forward.groups * packed->forward.together, backward = packed->backward.groups * packed->backward.together;
+    return 2 * (size_t)(forward > backward ? forward : backward) * BLOCK_CHANNELS;
 }
 
 static size_t scratch_floats(const struct packed_convolution *packed)

@@ -46,75 +46,126 @@ static struct fetch fetch_plan(const struct convolve_work *work, int image, int 
 // ---------------------------------------------------------------------------------------------
 // The convolutions
 
-// All outputs of one phase of one image, for one or two output blocks from `block`.
-static void convolve_phase(const struct convolve_work *work, const struct phase *phase, struct convolve_job *job,
-                           int image, int block, struct fetch *fetch)
+// Output 0 of an image and block.
+static float *output_of(const struct convolve_work *work, int image, int block)
 {
     const struct direction *d = work->direction;
-    const struct packed_map *map = work->map;
     size_t plane = (size_t)d->output_height * (size_t)d->output_width * BLOCK_CHANNELS;
-    float *output = work->output + ((size_t)image * (size_t)d->output_blocks + (size_t)block) * plane;
+    return work->output + ((size_t)image * (size_t)d->output_blocks + (size_t)block) * plane;
+}
+
+static struct convolve_job job_of(const struct convolve_work *work, int block)
+{
+    const struct direction *d = work->direction;
+    return (struct convolve_job){.groups = d->groups, .blocks = minimum(2, d->output_blocks - block),
+                                 .quad_first = d->quad_first, .quad_last = d->quad_last, .quad_offsets = d->quad_offsets,
+                                 .factor = work->factor, .accumulate = work->accumulate, .planar = d->planar && d->total_quads == d->groups,
+                                 .pixel_bytes = (size_t)d->stride * (d->planar ? 1 : BLOCK_CHANNELS), .largest_input = largest_byte(work->map),
+                                 .largest_weight = (int)mls_largest_integer(&work->packed->request.formats[MLS_WEIGHT])};
+}
+
+// Points the job at one or two output blocks of a phase.
+static void aim(const struct convolve_work *work, const struct phase *phase, int block, struct convolve_job *job)
+{
     job->taps = phase->taps;
     job->run = phase->run;
-    job->planar = d->planar && d->total_quads == d->groups;
     job->tap_offsets = phase->tap_offsets;
     job->output_step = (size_t)phase->step * BLOCK_CHANNELS;
     for (int b = 0; b < job->blocks; b++) {
         job->weights[b] = phase->weights + (size_t)(block + b) * phase->weights_block;
-        job->starts[b] = phase->starts + (size_t)(block + b) * (size_t)d->groups * BLOCK_CHANNELS;
+        job->starts[b] = phase->starts + (size_t)(block + b) * (size_t)work->direction->groups * BLOCK_CHANNELS;
     }
+}
+
+// From row `row` of a phase, column 0, to output 0, in floats.
+static size_t output_row(const struct direction *d, const struct phase *phase, int row)
+{
+    return ((size_t)(phase->first_y + row * phase->step) * (size_t)d->output_width + (size_t)phase->first_x) * BLOCK_CHANNELS;
+}
+
+// All outputs of one phase of one image, for one or two output blocks from `block`.
+static void convolve_rows(const struct convolve_work *work, const struct phase *phase, const struct convolve_job *job, int image, int block,
+                          struct fetch *fetch)
+{
+    const struct direction *d = work->direction;
+    const struct packed_map *map = work->map;
     // From one row of the map to the next, in bytes; an image has as many in either layout.
     size_t row_bytes = d->planar ? (size_t)map->padded_width : map->row_bytes;
     const uint8_t *input = (d->planar ? map->planes : map->pixels) + (size_t)image * map->image_bytes;
     for (int row = 0; row < phase->rows && phase->columns > 0; row++) {
-        size_t y = (size_t)(phase->first_y + row * phase->step);
-        float *out = output + (y * (size_t)d->output_width + (size_t)phase->first_x) * BLOCK_CHANNELS;
-        float *outputs[2] = {out, out + plane};
+        float *out = output_of(work, image, block) + output_row(d, phase, row);
+        float *outputs[2] = {out, out + (size_t)d->output_height * (size_t)d->output_width * BLOCK_CHANNELS};
         fetch_some(fetch, true);
         if (row + 1 < phase->rows) fetch_row(outputs, job, phase->columns, (size_t)(phase->step * d->output_width) * BLOCK_CHANNELS);
         work->packed->request.kernels->convolve_row(job, input + (size_t)(row * d->stride) * row_bytes, phase->columns, outputs);
     }
 }
 
-// Sg_1 * Sg_2 of one or two output blocks from `block`.
-static void set_scales(const struct convolve_work *work, int image, int block, float *scratch, struct convolve_job *job)
+// The same of several images.
+static void convolve_together(const struct convolve_work *work, const struct phase *phase, const struct convolve_job *job, int first, int end,
+                              int block)
+{
+    const struct direction *d = work->direction;
+    const struct packed_map *map = work->map;
+    struct convolve_pixel pixels[TOGETHER_PIXELS];
+    float *outputs[2] = {output_of(work, first, block), output_of(work, first, block + 1)};
+    int count = 0;
+    for (int image = first; image < end; image++)
+        for (int row = 0; row < phase->rows; row++)
+            for (int column = 0; column < phase->columns; column++)
+                pixels[count++] = (struct convolve_pixel){
+                    .input = (int32_t)((size_t)(image - first) * map->image_bytes + (size_t)(row * d->stride) * map->row_bytes + (size_t)column * job->pixel_bytes),
+                    .output = (int32_t)((size_t)(output_of(work, image, block) - outputs[0]) + output_row(d, phase, row) + (size_t)column * job->output_step),
+                    .scales = (image - first) * 2 * d->groups * BLOCK_CHANNELS};
+    work->packed->request.kernels->convolve_pixels(job, map->pixels + (size_t)first * map->image_bytes, pixels, count, outputs);
+}
+
+// Sg_1 * Sg_2 of the blocks of a job from `block`, [blocks][groups][16].
+static void set_scales(const struct convolve_work *work, int image, int block, int blocks, float *scales)
 {
     const struct direction *d = work->direction;
     const float *plane_scales = work->map->plane_scales + (size_t)image * (size_t)work->map->blocks * BLOCK_CHANNELS;
-    for (int b = 0; b < job->blocks; b++) {
-        float *scales = scratch + (size_t)b * (size_t)d->groups * BLOCK_CHANNELS;
+    for (int b = 0; b < blocks; b++) {
         const float *weights = d->weight_scales + (size_t)(block + b) * (size_t)d->groups * BLOCK_CHANNELS;
-        for (int group = 0; group < d->groups; group++)
+        for (int group = 0; group < d->groups; group++, scales += BLOCK_CHANNELS)
             for (int i = 0; i < BLOCK_CHANNELS; i++)
-                scales[group * BLOCK_CHANNELS + i] = plane_scales[d->group_first[group]] * weights[group * BLOCK_CHANNELS + i];
-        job->scales[b] = scales;
+                scales[i] = plane_scales[d->group_first[group]] * weights[group * BLOCK_CHANNELS + i];
     }
 }
 
-static void convolve_task(void *context, int image, int thread)
+static void convolve_images(const struct convolve_work *work, int first, int end, float *scales)
+{
+    const struct direction *d = work->direction;
+    size_t of_block = (size_t)d->groups * BLOCK_CHANNELS;
+    int rows = 0;
+    for (int i = 0; i < d->phase_count; i++) rows += d->phases[i].rows;
+    struct fetch fetch = fetch_plan(work, first, rows * ((d->output_blocks + 1) / 2));
+    for (int block = 0; block < d->output_blocks; block += 2) {
+        struct convolve_job job = job_of(work, block);
+        for (int image = first; image < end; image++) set_scales(work, image, block, job.blocks, scales + 2 * of_block * (size_t)(image - first));
+        for (int b = 0; b < job.blocks; b++) job.scales[b] = scales + of_block * (size_t)b;
+        for (int i = 0; i < d->phase_count; i++) {
+            aim(work, &d->phases[i], block, &job);
+            if (d->together > 1)
+                convolve_together(work, &d->phases[i], &job, first, end, block);
+            else
+                convolve_rows(work, &d->phases[i], &job, first, block, &fetch);
+        }
+    }
+}
+
+static void convolve_task(void *context, int task, int thread)
 {
     struct convolve_work *work = context;
     const struct direction *d = work->direction;
-    map_quantization_image(work->quantization, image);
+    int first = task * d->together, end = minimum(first + d->together, work->images);
+    for (int image = first; image < end; image++) map_quantization_image(work->quantization, image);
     if (!work->output) return;
-    if (work->packed->depthwise) {
-        depthwise_convolve_image(work->packed, d, work->map, image, work->factor, work->output, work->accumulate);
-        if (work->done.function) work->done.function(work->done.context, image);
-        return;
-    }
-    int rows = 0, largest_weight = (int)mls_largest_integer(&work->packed->request.formats[MLS_WEIGHT]);
-    for (int i = 0; i < d->phase_count; i++) rows += d->phases[i].rows;
-    struct fetch fetch = fetch_plan(work, image, rows * ((d->output_blocks + 1) / 2));
-    for (int block = 0; block < d->output_blocks; block += 2) {
-        struct convolve_job job = {.groups = d->groups, .blocks = minimum(2, d->output_blocks - block),
-                                   .quad_first = d->quad_first, .quad_last = d->quad_last,
-                                   .quad_offsets = d->quad_offsets, .factor = work->factor, .accumulate = work->accumulate,
-                                   .pixel_bytes = (size_t)d->stride * (d->planar ? 1 : BLOCK_CHANNELS),
-                                   .largest_input = largest_byte(work->map), .largest_weight = largest_weight};
-        set_scales(work, image, block, packed_scratch_of(work->packed, thread).scales, &job);
-        for (int i = 0; i < d->phase_count; i++) convolve_phase(work, &d->phases[i], &job, image, block, &fetch);
-    }
-    if (work->done.function) work->done.function(work->done.context, image);
+    if (work->packed->depthwise)
+        depthwise_convolve_image(work->packed, d, work->map, first, work->factor, work->output, work->accumulate);
+    else
+        convolve_images(work, first, end, packed_scratch_of(work->packed, thread).scales);
+    for (int image = first; work->done.function && image < end; image++) work->done.function(work->done.context, image);
 }
 
 static bool convolve(struct convolve_work *work, struct thread_pool *pool, int images, struct error *error)
@@ -126,7 +177,7 @@ static bool convolve(struct convolve_work *work, struct thread_pool *pool, int i
     const struct mls_format *weights = &packed->request.formats[MLS_WEIGHT];
     work->factor = tensor_factor(packed->weight_tensor_scale, weights, map->tensor_scale, &map->format);
     work->images = images;
-    thread_pool_run(pool, images, convolve_task, work);
+    thread_pool_run(pool, (images + work->direction->together - 1) / work->direction->together, convolve_task, work);
     return map_quantization_end(work->quantization, error);
 }
 

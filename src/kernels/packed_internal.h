@@ -60,6 +60,7 @@ struct direction {
     int stride;             // of the map's pixels between neighbouring outputs
     int phase_count;
     struct phase *phases;
+    int together;           // images of a task: more than one where maps are small, so that they share what is read of the weights
     int output_height, output_width;
 };
 
@@ -93,6 +94,8 @@ struct packed_convolution {
     size_t memory;
 };
 
+#define TOGETHER_PIXELS 32 // output pixels of a task that takes several images
+
 struct gradient_work {
     struct packed_convolution *packed;
     int images;
@@ -102,7 +105,7 @@ struct gradient_work {
 
 // What a thread has for itself.
 struct packed_scratch {
-    float *scales;   // Sg_1 * Sg_2 of two output blocks, [2][groups][16]
+    float *scales;   // Sg_1 * Sg_2 of two output blocks, [images of a task][2][groups][16]
     float *totals;   // weight gradient, [tiles of a task][taps][8][16]
     int64_t *sums;   // the same, where all images are one group; else NULL
 };
