@@ -228,14 +228,17 @@ static bool create_phase(struct packed_convolution *packed, struct direction *di
     return phase->weights && phase->starts;
 }
 
-#define TOGETHER_GROUPS 64 // more groups would take more scales than the first cache holds
+#define TOGETHER_GROUPS 64               // more groups would take more scales than the first cache holds
+#define TOGETHER_BYTES ((size_t)1 << 20) // of an image that is read
 
 // Images of a task: small maps are taken together.
 static int images_together(const struct packed_convolution *packed, const struct direction *d)
 {
+    const struct packed_map *map = d == &packed->forward ? &packed->activations : &packed->errors;
     int pixels = d->output_height * d->output_width;
-    bool small = pixels <= TOGETHER_PIXELS / 2 && !d->planar && !packed->depthwise && d->groups <= TOGETHER_GROUPS;
-    return small && packed->request.kernels->convolve_pixels ? TOGETHER_PIXELS / pixels : 1;
+    if (!packed->request.kernels->convolve_pixels || d->planar || packed->depthwise) return 1;
+    bool small = pixels <= TOGETHER_PIXELS / 2 && d->groups <= TOGETHER_GROUPS && map->image_bytes <= TOGETHER_BYTES;
+    return small ? TOGETHER_PIXELS / pixels : 1;
 }
 
 static bool create_direction(struct packed_convolution *packed, struct direction *direction, int phases, int window,

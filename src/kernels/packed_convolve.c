@@ -111,12 +111,13 @@ static void convolve_together(const struct convolve_work *work, const struct pha
     float *outputs[2] = {output_of(work, first, block), output_of(work, first, block + 1)};
     int count = 0;
     for (int image = first; image < end; image++)
-        for (int row = 0; row < phase->rows; row++)
-            for (int column = 0; column < phase->columns; column++)
-                pixels[count++] = (struct convolve_pixel){
-                    .input = (int32_t)((size_t)(image - first) * map->image_bytes + (size_t)(row * d->stride) * map->row_bytes + (size_t)column * job->pixel_bytes),
-                    .output = (int32_t)((size_t)(output_of(work, image, block) - outputs[0]) + output_row(d, phase, row) + (size_t)column * job->output_step),
-                    .scales = (image - first) * 2 * d->groups * BLOCK_CHANNELS};
+        for (int row = 0; row < phase->rows; row++) {
+            size_t input = (size_t)(image - first) * map->image_bytes + (size_t)(row * d->stride) * map->row_bytes;
+            size_t output = (size_t)(output_of(work, image, block) - outputs[0]) + output_row(d, phase, row);
+            int scales = (image - first) * 2 * d->groups * BLOCK_CHANNELS;
+            for (int column = 0; column < phase->columns; column++, input += job->pixel_bytes, output += job->output_step)
+                pixels[count++] = (struct convolve_pixel){(int32_t)input, (int32_t)output, scales};
+        }
     work->packed->request.kernels->convolve_pixels(job, map->pixels + (size_t)first * map->image_bytes, pixels, count, outputs);
 }
 
