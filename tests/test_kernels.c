@@ -206,14 +206,16 @@ static void test_depthwise(void **state)
 static void test_network_shapes(void **state)
 {
     const struct kernel_set *set = set_or_skip(state);
-    static const int rows[][5] = {{16, 16, 32, 3, 1}, {16, 32, 32, 3, 2}, {32, 32, 16, 3, 1}, {32, 64, 16, 3, 2},
-                                  {64, 64, 8, 3, 1},  {64, 64, 2, 3, 1},  {32, 48, 4, 3, 1}, {20, 24, 3, 3, 1},  {3, 16, 32, 3, 1},  {3, 64, 16, 7, 2},
+    // Channels in and out, width and height, window, stride, images if not 2.
+    static const int rows[][6] = {{16, 16, 32, 3, 1}, {16, 32, 32, 3, 2}, {32, 32, 16, 3, 1}, {32, 64, 16, 3, 2},
+                                  {64, 64, 8, 3, 1, 9}, {64, 64, 2, 3, 1, 70}, {32, 48, 4, 3, 1, 19}, {20, 24, 3, 3, 1, 11}, {40, 100, 1, 3, 1, 65},
+                                  {48, 16, 8, 3, 2, 5}, {64, 40, 4, 1, 1, 3}, {3, 16, 32, 3, 1}, {3, 64, 16, 7, 2},
                                   {16, 32, 32, 1, 2}, {48, 80, 7, 1, 1},  {16, 16, 300, 3, 1}};
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
         for (int group_size = 1; group_size <= 16; group_size *= 4) {
             const int *r = rows[i];
             struct test_case test = {.nonnegative = i % 2 == 0};
-            test.shape = (struct convolution_shape){.images = 2, .in_channels = r[0], .out_channels = r[1],
+            test.shape = (struct convolution_shape){.images = r[5] ? r[5] : 2, .in_channels = r[0], .out_channels = r[1],
                                                     .in_height = r[2] > 100 ? 2 : r[2], .in_width = r[2],
                                                     .kernel_height = r[3], .kernel_width = r[3], .stride = r[4],
                                                     .padding = r[3] / 2, .groups = 1};

@@ -20,12 +20,12 @@ struct built {
     int labels[IMAGES];
 };
 
-static void build(struct built *b, const char *layers, int threads)
+static void build_for(struct built *b, const char *layers, int threads, bool for_training)
 {
     char text[4096];
     snprintf(text, sizeof text, "[net]\nbatch=%d\nheight=6\nwidth=6\nchannels=2\nmls=0\n%s", IMAGES, layers);
     struct diagnostics diagnostics = {.path = "test.cfg"};
-    struct network_request request = {.for_training = true, .seed = 5};
+    struct network_request request = {.for_training = for_training, .seed = 5};
     b->pool = thread_pool_create(threads, NULL);
     b->cfg = cfg_parse("test.cfg", text, strlen(text), &diagnostics);
     b->network = b->cfg ? network_create(b->cfg, &request, b->pool, &diagnostics) : NULL;
@@ -36,6 +36,11 @@ static void build(struct built *b, const char *layers, int threads)
     int classes;
     network_output(b->network, &classes);
     for (int i = 0; i < IMAGES; i++) b->labels[i] = (i * 2 + 1) % classes;
+}
+
+static void build(struct built *b, const char *layers, int threads)
+{
+    build_for(b, layers, threads, true);
 }
 
 static void release(struct built *b)
@@ -300,6 +305,65 @@ static void test_part_of_a_batch(void **state)
     }
 }
 
+static void check_evaluation(struct built *b, bool same_weights, const float *expected, const char *name, const char *what)
+{
+    int classes;
+    struct error error;
+    struct pass pass = {.pool = b->pool, .images = IMAGES, .same_weights = same_weights};
+    if (!network_forward(b->network, b->input, &pass, &error)) fail_msg("%s: %s", name, error.message);
+    const float *scores = network_output(b->network, &classes);
+    if (memcmp(scores, expected, (size_t)(IMAGES * classes) * sizeof(float)) != 0) fail_msg("%s: %s gives other scores", name, what);
+}
+
+#define WIDE "[conv]\nfilters=20\nbatch_normalize=1\nactivation=relu\n"
+
+// Evaluation takes short cuts: a [shortcut] that does each image as soon as its input is there, and in a network that is not for
+// training in the same place; weights that are quantized once. The plain way gives the same bits.
+static void test_evaluation(void **state)
+{
+    (void)state;
+    static const char *const more[] = {MODE("mls=0\n"), MODE("mls=1\n"), MODE("mls=1\ngroup_size=1\n"), MODE("mls=1\nexponent=3\nmantissa=6\n"),
+                                       MODE("mls=1\ngroups=2\n"), NORMALIZED "mls=1\n" NORMALIZED "groups=4\nmls=1\n[shortcut]\nfrom=-2\n" END,
+                                       NORMALIZED NORMALIZED "[shortcut]\nfrom=-2\n[route]\nlayers=1,2\n" END,
+                                       NORMALIZED NORMALIZED "[shortcut]\nfrom=-2\n[conv]\nfilters=40\nactivation=tanh\n" END,
+                                       WIDE NORMALIZED WIDE "[shortcut]\nfrom=0\n[route]\nlayers=2\n[shortcut]\nfrom=3\n" END,
+                                       NORMALIZED NORMALIZED "[shortcut]\nfrom=-2\n[route]\nlayers=1\n[shortcut]\nfrom=0\n[route]\nlayers=2,4\n" END,
+                                       NORMALIZED NORMALIZED NORMALIZED "[route]\nlayers=1\n[shortcut]\nfrom=2\n" END};
+    size_t count = sizeof cases / sizeof cases[0], followed = 0;
+    for (size_t i = 0; i < count + sizeof more / sizeof more[0]; i++) {
+        struct built b, other;
+        char name[64];
+        int classes;
+        struct error error;
+        const char *layers = i < count ? cases[i].layers : more[i - count];
+        snprintf(name, sizeof name, "%s %zu", i < count ? cases[i].name : "mode", i < count ? i : i - count);
+        build(&b, layers, 2);
+        loss_of(&b); // running statistics
+        struct pass pass = {.pool = b.pool, .images = IMAGES};
+        struct layer *followers[32] = {0};
+        for (int k = 0; k < b.network->layer_count; k++) {
+            followers[k] = b.network->layers[k]->output_follower;
+            followed += followers[k] != NULL;
+            b.network->layers[k]->output_follower = NULL;
+        }
+        if (!network_forward(b.network, b.input, &pass, &error)) fail_msg("%s: %s", name, error.message);
+        float expected[IMAGES * 8];
+        const float *scores = network_output(b.network, &classes);
+        memcpy(expected, scores, (size_t)(IMAGES * classes) * sizeof(float));
+        for (int k = 0; k < b.network->layer_count; k++) b.network->layers[k]->output_follower = followers[k];
+        check_evaluation(&b, false, expected, name, "following");
+        check_evaluation(&b, true, expected, name, "keeping the weights");
+        build_for(&other, layers, 2, false);
+        for (int k = 0; k < other.network->parameter_count; k++)
+            memcpy(other.network->parameters[k]->value, b.network->parameters[k]->value, other.network->parameters[k]->count * sizeof(float));
+        check_evaluation(&other, false, expected, name, "a network for inference");
+        check_evaluation(&other, true, expected, name, "a network for inference, keeping the weights,");
+        release(&other);
+        release(&b);
+    }
+    assert_true(followed >= 6);
+}
+
 // A NaN in the input is a failure that names the layer, never a number.
 static void test_not_finite(void **state)
 {
@@ -323,7 +387,7 @@ static void test_not_finite(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients), cmocka_unit_test(test_activations), cmocka_unit_test(test_threads), cmocka_unit_test(test_error_bounds),
-                                       cmocka_unit_test(test_modes), cmocka_unit_test(test_crop),
+                                       cmocka_unit_test(test_modes), cmocka_unit_test(test_crop), cmocka_unit_test(test_evaluation),
                                        cmocka_unit_test(test_part_of_a_batch), cmocka_unit_test(test_not_finite)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -11,6 +11,13 @@ struct worker {
     int thread;
 };
 
+// The tasks of one thread that nobody has begun. On cache lines of its own (neighbours are fetched in pairs).
+struct share {
+    atomic_int next;
+    int end;
+    char unused[128 - 2 * sizeof(int)];
+};
+
 struct thread_pool {
     int size;
     struct worker *workers; // size - 1 of them; the caller is thread 0
@@ -22,8 +29,7 @@ struct thread_pool {
     bool stopping;
     thread_task function;
     void *context;
-    int tasks;
-    atomic_int next;
+    struct share *shares; // [size]
 };
 
 int threads_available(void)
@@ -36,9 +42,12 @@ int threads_available(void)
 
 static void run_tasks(struct thread_pool *pool, int thread)
 {
-    int task;
-    while ((task = atomic_fetch_add_explicit(&pool->next, 1, memory_order_relaxed)) < pool->tasks)
-        pool->function(pool->context, task, thread);
+    for (int k = 0; k < pool->size; k++) {
+        struct share *share = &pool->shares[(thread + k) % pool->size];
+        int task;
+        while ((task = atomic_fetch_add_explicit(&share->next, 1, memory_order_relaxed)) < share->end)
+            pool->function(pool->context, task, thread);
+    }
 }
 
 static inline void pause_a_little(void)
@@ -93,14 +102,17 @@ struct thread_pool *thread_pool_create(int threads, struct error *error)
     }
     struct thread_pool *pool = calloc(1, sizeof *pool);
     struct worker *workers = calloc((size_t)threads, sizeof *workers);
-    if (!pool || !workers) {
+    struct share *shares = aligned_alloc(sizeof *shares, (size_t)threads * sizeof *shares);
+    if (!pool || !workers || !shares) {
         free(pool);
         free(workers);
+        free(shares);
         error_set(error, "out of memory: cannot create a pool of %d threads", threads);
         return NULL;
     }
     pool->size = threads;
     pool->workers = workers;
+    pool->shares = shares;
     pthread_mutex_init(&pool->mutex, NULL);
     pthread_cond_init(&pool->work_ready, NULL);
     pthread_cond_init(&pool->work_done, NULL);
@@ -129,6 +141,7 @@ void thread_pool_destroy(struct thread_pool *pool)
     pthread_cond_destroy(&pool->work_ready);
     pthread_cond_destroy(&pool->work_done);
     free(pool->workers);
+    free(pool->shares);
     free(pool);
 }
 
@@ -141,8 +154,10 @@ void thread_pool_run(struct thread_pool *pool, int tasks, thread_task function, 
 {
     pool->function = function;
     pool->context = context;
-    pool->tasks = tasks;
-    atomic_store(&pool->next, 0);
+    for (int t = 0; t < pool->size; t++) {
+        pool->shares[t].end = (int)((long)tasks * (t + 1) / pool->size);
+        atomic_store_explicit(&pool->shares[t].next, (int)((long)tasks * t / pool->size), memory_order_relaxed);
+    }
     bool parallel = pool->size > 1 && tasks > 1;
     if (parallel) {
         pthread_mutex_lock(&pool->mutex);

@@ -1,7 +1,8 @@
-// A thread pool: started once, sleeping when idle (after some microseconds). Work is a number of independent tasks; which
-// thread computes a task is left open, so a task must own what it writes. Sums that cross tasks are
-// kept per task and added in task order by the caller, which makes every result independent of the
-// number of threads.
+// A thread pool: started once, sleeping when idle (after some microseconds). Work is a number of independent tasks. Each thread
+// has its share of neighbouring tasks and helps the others when it is through with it: so in one piece of work after the other
+// an image mostly stays with one thread and its caches, which matters where cores do not share them. Which thread computes a
+// task is left open nevertheless, so a task must own what it writes. Sums that cross tasks are kept per task and added in task
+// order by the caller, which makes every result independent of the number of threads.
 #ifndef BASE_THREADS_H
 #define BASE_THREADS_H
 

@@ -89,9 +89,10 @@ static bool run_steps(struct bench *b, int steps, long *images, struct error *er
         struct batch batch;
         if (!next_batch(b, &batch, error)) return false;
         profile_lap(network->profile, network->layer_count, PART_DATA, 0, 0, false);
-        struct pass pass = {.pool = b->session.pool, .images = batch.images};
+        long step = b->step++;
+        struct pass pass = {.pool = b->session.pool, .images = batch.images, .same_weights = step > 0};
         bool good = b->options.evaluation ? network_forward(network, batch.input, &pass, error)
-                                          : trainer_step(network, &b->session.training, &batch, b->step++, 1000000, &loss, &correct, error);
+                                          : trainer_step(network, &b->session.training, &batch, step, 1000000, &loss, &correct, error);
         if (!good) return false;
         profile_lap(network->profile, network->layer_count, PART_OPTIMIZER, 0, 0, false);
         *images += batch.images;

@@ -241,6 +241,75 @@ static void convolve_row_avx512vnni(const struct convolve_job *job, const uint8_
     }
 }
 
+#define SCATTERED 8 // pixels of a tile
+
+// SCATTERED x BLOCKS x 16 outputs of pixels anywhere; where there are less, the last one is computed again and not stored.
+INLINE void scattered_tile(const struct convolve_job *job, const uint8_t *input, const struct convolve_pixel *pixels, int count,
+                           float *const outputs[2], const int BLOCKS)
+{
+    const uint8_t *from[SCATTERED];
+    const float *scales[SCATTERED];
+    float totals[2 * SCATTERED * BLOCK_CHANNELS] __attribute__((aligned(64)));
+    const int8_t *weights[2] = {job->weights[0], job->weights[1]};
+    for (int p = 0; p < SCATTERED; p++) {
+        const struct convolve_pixel *pixel = &pixels[p < count ? p : count - 1];
+        from[p] = input + pixel->input;
+        scales[p] = job->scales[0] + pixel->scales;
+    }
+    const size_t second = (size_t)job->groups * BLOCK_CHANNELS; // from the scales of one block to the other's
+    for (int group = 0; group < job->groups; group++) {
+        __m512i sum[SCATTERED][2];
+#pragma GCC unroll 2
+        for (int b = 0; b < BLOCKS; b++)
+#pragma GCC unroll 8
+            for (int p = 0; p < SCATTERED; p++) sum[p][b] = _mm512_loadu_si512(job->starts[b] + group * BLOCK_CHANNELS);
+        for (int quad = job->quad_first[group]; quad <= job->quad_last[group]; quad++)
+            for (int tap = 0; tap < job->taps; tap++) {
+                const size_t offset = job->quad_offsets[quad] + (size_t)job->tap_offsets[tap];
+                const __m512i first = _mm512_loadu_si512(weights[0]), other = BLOCKS > 1 ? _mm512_loadu_si512(weights[1]) : first;
+#pragma GCC unroll 8
+                for (int p = 0; p < SCATTERED; p++) {
+                    __m512i a = broadcast_4(from[p] + offset);
+                    sum[p][0] = _mm512_dpbusd_epi32(sum[p][0], a, first);
+                    if (BLOCKS > 1) sum[p][1] = _mm512_dpbusd_epi32(sum[p][1], a, other);
+                }
+                weights[0] += 64;
+                if (BLOCKS > 1) weights[1] += 64;
+            }
+#pragma GCC unroll 2
+        for (int b = 0; b < BLOCKS; b++)
+#pragma GCC unroll 8
+            for (int p = 0; p < SCATTERED; p++) {
+                float *total = totals + (b * SCATTERED + p) * BLOCK_CHANNELS;
+                __m512 scale = _mm512_loadu_ps(scales[p] + (size_t)b * second + group * BLOCK_CHANNELS);
+                __m512 before = group ? _mm512_load_ps(total) : _mm512_setzero_ps();
+                _mm512_store_ps(total, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[p][b]), scale, before));
+            }
+    }
+    for (int b = 0; b < BLOCKS; b++)
+        for (int p = 0; p < count && p < SCATTERED; p++)
+            store_output(job, outputs[b] + pixels[p].output, _mm512_load_ps(totals + (b * SCATTERED + p) * BLOCK_CHANNELS));
+}
+
+static void __attribute__((noinline)) convolve_scattered_8x1_avx512vnni(const struct convolve_job *job, const uint8_t *input,
+                                                                         const struct convolve_pixel *pixels, int count, float *const outputs[2])
+{
+    scattered_tile(job, input, pixels, count, outputs, 1);
+}
+
+static void __attribute__((noinline)) convolve_scattered_8x2_avx512vnni(const struct convolve_job *job, const uint8_t *input,
+                                                                         const struct convolve_pixel *pixels, int count, float *const outputs[2])
+{
+    scattered_tile(job, input, pixels, count, outputs, 2);
+}
+
+static void convolve_pixels_avx512vnni(const struct convolve_job *job, const uint8_t *input, const struct convolve_pixel *pixels, int count,
+                                       float *const outputs[2])
+{
+    for (int i = 0; i < count; i += SCATTERED)
+        (job->blocks == 1 ? convolve_scattered_8x1_avx512vnni : convolve_scattered_8x2_avx512vnni)(job, input, pixels + i, count - i, outputs);
+}
+
 // ---------------------------------------------------------------------------------------------
 // Weight gradient
 
@@ -486,6 +555,7 @@ const struct kernel_set kernels_avx512vnni = {
     .quantize_block = quantize_block_avx512,
     .quantize_run = quantize_run_avx512,
     .convolve_row = convolve_row_avx512vnni,
+    .convolve_pixels = convolve_pixels_avx512vnni,
     .gradient_images = gradient_images_avx512vnni,
     .gradient_images_sums = gradient_images_sums_avx512vnni,
     .depthwise_row = depthwise_row_avx512vnni,

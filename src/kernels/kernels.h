@@ -57,11 +57,17 @@ struct convolve_job {
     size_t pixel_bytes;           // from one output's input to the next one's
     const int8_t *weights[2];     // of each block: [group][quad of the group][tap][16 outputs][4 bytes]
     const int32_t *starts[2];     // [group][16]: where P starts, - zero point * sum of the group's weights
-    const float *scales[2];       // [group][16]: Sg_1 * Sg_2
+    const float *scales[2];       // [group][16]: Sg_1 * Sg_2; the second block's behind the first one's
     int largest_input, largest_weight; // no byte of the input, no |weight| is larger
     float factor;                 // (St_1 * 2^-F_1) * (St_2 * 2^-F_2)
     bool accumulate;              // add to the outputs
     size_t output_step;           // floats from one output pixel to the next
+};
+
+// Any outputs of several images, for maps whose rows are shorter than a tile: where each is from the first one.
+struct convolve_pixel {
+    int32_t input;                // bytes
+    int32_t output, scales;       // floats
 };
 
 // The weight gradient of some images: 16 input channels x up to 8 output channels x all taps.
@@ -160,6 +166,9 @@ struct kernel_set {
     void (*quantize_run)(const struct quantizer *quantizer, const float *x, int count, float reciprocal, int8_t *codes);
     // outputs[block] + pixel * output_step [16]: = or += factor * (sum over G of fma((float)P, scale, .)).
     void (*convolve_row)(const struct convolve_job *job, const uint8_t *input, int pixels, float *const outputs[2]);
+    // The same for pixels that need not be neighbours; not planar. NULL: there is none, rows are to be used.
+    void (*convolve_pixels)(const struct convolve_job *job, const uint8_t *input, const struct convolve_pixel *pixels, int count,
+                            float *const outputs[2]);
     // totals[tap][out channel][16] = fma((float)P, in_scales[i] * out_scales[out channel], totals), image by image.
     void (*gradient_images)(const struct gradient_job *job, float *totals);
     // sums[tap][out channel][16] += P

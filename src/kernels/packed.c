@@ -228,11 +228,25 @@ static bool create_phase(struct packed_convolution *packed, struct direction *di
     return phase->weights && phase->starts;
 }
 
+#define TOGETHER_GROUPS 64               // more groups would take more scales than the first cache holds
+#define TOGETHER_BYTES ((size_t)1 << 20) // of an image that is read
+
+// Images of a task: small maps are taken together.
+static int images_together(const struct packed_convolution *packed, const struct direction *d)
+{
+    const struct packed_map *map = d == &packed->forward ? &packed->activations : &packed->errors;
+    int pixels = d->output_height * d->output_width;
+    if (!packed->request.kernels->convolve_pixels || d->planar || packed->depthwise) return 1;
+    bool small = pixels <= TOGETHER_PIXELS / 2 && d->groups <= TOGETHER_GROUPS && map->image_bytes <= TOGETHER_BYTES;
+    return small ? TOGETHER_PIXELS / pixels : 1;
+}
+
 static bool create_direction(struct packed_convolution *packed, struct direction *direction, int phases, int window,
                              struct error *error)
 {
     direction->output_blocks = (direction->outputs + BLOCK_CHANNELS - 1) / BLOCK_CHANNELS;
     direction->phase_count = phases;
+    direction->together = images_together(packed, direction);
     direction->phases = take(packed, (size_t)phases, sizeof *direction->phases, error);
     direction->weight_scales = take(packed, (size_t)direction->output_blocks * (size_t)direction->groups * BLOCK_CHANNELS,
                                     sizeof(float), error);
@@ -336,7 +350,6 @@ static bool create_gradient(struct packed_convolution *packed, struct error *err
     if (!packed->gradient_offsets) return false;
     for (int k = 0; k < s->kernel_height * s->kernel_width; k++)
         packed->gradient_offsets[k] = (size_t)(k / s->kernel_width) * packed->activations.row_bytes + (size_t)(k % s->kernel_width) * BLOCK_CHANNELS;
-    packed->gradient_tiles = packed->depthwise ? 1 : (s->out_channels + GRADIENT_CHANNELS - 1) / GRADIENT_CHANNELS;
     packed->gradient_one_group = packed->activations.grouping.blocks[0] == 1 && packed->errors.grouping.blocks[0] == 1;
     return true;
 }
@@ -389,6 +402,42 @@ struct packed_convolution *packed_create(const struct packed_request *request, s
     packed_destroy(packed);
     return NULL;
 }
+
+// ---------------------------------------------------------------------------------------------
+// Scratch of the threads
+
+static size_t scale_floats(const struct packed_convolution *packed)
+{
+    int forward = packed->forward.groups * packed->forward.together, backward = packed->backward.groups * packed->backward.together;
+    return 2 * (size_t)(forward > backward ? forward : backward) * BLOCK_CHANNELS;
+}
+
+static size_t scratch_floats(const struct packed_convolution *packed)
+{
+    size_t sums = packed->gradient_one_group ? gradient_floats(packed) * sizeof(int64_t) / sizeof(float) : 0;
+    return scale_floats(packed) + gradient_floats(packed) + sums;
+}
+
+struct packed_scratch packed_scratch_of(const struct packed_convolution *packed, int thread)
+{
+    float *scales = packed->scratch + (size_t)thread * scratch_floats(packed), *totals = scales + scale_floats(packed);
+    void *sums = totals + gradient_floats(packed);
+    return (struct packed_scratch){scales, totals, packed->gradient_one_group ? sums : NULL};
+}
+
+bool packed_meet_pool(struct packed_convolution *packed, struct thread_pool *pool, struct error *error)
+{
+    int threads = thread_pool_size(pool);
+    if (packed->threads == threads) return true;
+    memory_release(packed->scratch);
+    gradient_plan(packed, threads);
+    packed->scratch = memory_allocate((size_t)threads * scratch_floats(packed), sizeof(float), error);
+    packed->threads = packed->scratch ? threads : 0;
+    return packed->scratch != NULL;
+}
+
+// ---------------------------------------------------------------------------------------------
+// Release
 
 static void destroy_map(struct packed_map *map)
 {

@@ -2,6 +2,7 @@
 #ifndef KERNELS_PACKED_INTERNAL_H
 #define KERNELS_PACKED_INTERNAL_H
 
+#include <math.h>
 #include <stdatomic.h>
 
 #include "kernels/packed.h"
@@ -59,7 +60,15 @@ struct direction {
     int stride;             // of the map's pixels between neighbouring outputs
     int phase_count;
     struct phase *phases;
+    int together;           // images of a task: more than one where maps are small, so that they share what is read of the weights
     int output_height, output_width;
+};
+
+// How the weight gradient is cut into tasks (packed_gradient.c).
+struct gradient_plan {
+    int blocks, tiles;  // of a task: blocks of input channels, tiles of each
+    int rows, columns;  // tasks
+    int images;         // at a time
 };
 
 struct packed_convolution {
@@ -76,31 +85,41 @@ struct packed_convolution {
     float *weight_maxima, *weight_scales;
     int8_t *weight_codes, *weight_planes; // in the workspace, while weights are quantized
     float weight_tensor_scale;
-    int gradient_tiles, threads; // tiles: of a block of input channels
     size_t *gradient_offsets; // [Kh * Kw], bytes
+    struct gradient_plan gradient;
+    int threads;              // of the pool that the plan and the scratch are for
     bool gradient_one_group;  // all images are one group
     float *scratch;           // per thread: struct packed_scratch
     uint8_t *workspace;       // if it is our own
     size_t memory;
 };
 
+#define TOGETHER_PIXELS 32 // output pixels of a task that takes several images
+
 struct gradient_work {
     struct packed_convolution *packed;
     int images;
-    int tiles; // of a task, at most; not read where depthwise
     float factor;
     float *gradient;
 };
 
-#define GRADIENT_TILES 4 // most tiles of a task: their totals fit the first cache beside an image
-
 // What a thread has for itself.
 struct packed_scratch {
-    float *scales;   // Sg_1 * Sg_2 of two output blocks, [2][groups][16]
-    float *totals;   // weight gradient, [GRADIENT_TILES][taps][8][16]
+    float *scales;   // Sg_1 * Sg_2 of two output blocks, [images of a task][2][groups][16]
+    float *totals;   // weight gradient, [tiles of a task][taps][8][16]
     int64_t *sums;   // the same, where all images are one group; else NULL
 };
 struct packed_scratch packed_scratch_of(const struct packed_convolution *packed, int thread);
+// Before all work: plan and scratch for the threads of this pool.
+bool packed_meet_pool(struct packed_convolution *packed, struct thread_pool *pool, struct error *error);
+void gradient_plan(struct packed_convolution *packed, int threads);
+size_t gradient_floats(const struct packed_convolution *packed); // totals of a task
+
+// (St_1 * 2^-F_1) * (St_2 * 2^-F_2)
+static inline float tensor_factor(float scale1, const struct mls_format *format1, float scale2, const struct mls_format *format2)
+{
+    return ldexpf(scale1, -mls_fraction_bits(format1)) * ldexpf(scale2, -mls_fraction_bits(format2));
+}
 
 // What depthwise convolutions do otherwise (packed_depthwise.c).
 bool depthwise_finish_phase(struct packed_convolution *packed, const struct direction *direction, struct phase *phase, struct error *error);

@@ -271,8 +271,27 @@ static void quantize_weights_task(void *context, int out, int thread)
     }
 }
 
+typedef int8_t bytes_16 __attribute__((vector_size(16)));
+typedef int16_t pairs_8 __attribute__((vector_size(16)));
+
+// to[16][4] = the columns of 4 rows of 16.
+VECTOR_INLINE void transpose_4(const int8_t *from, size_t stride, int8_t to[64])
+{
+    bytes_16 r[4];
+    for (size_t i = 0; i < 4; i++) memcpy(&r[i], from + i * stride, sizeof r[i]);
+    const pairs_8 low[2] = {(pairs_8)__builtin_shufflevector(r[0], r[1], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23),
+                            (pairs_8)__builtin_shufflevector(r[2], r[3], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)};
+    const pairs_8 high[2] = {(pairs_8)__builtin_shufflevector(r[0], r[1], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31),
+                             (pairs_8)__builtin_shufflevector(r[2], r[3], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)};
+    const pairs_8 out[4] = {__builtin_shufflevector(low[0], low[1], 0, 8, 1, 9, 2, 10, 3, 11),
+                            __builtin_shufflevector(low[0], low[1], 4, 12, 5, 13, 6, 14, 7, 15),
+                            __builtin_shufflevector(high[0], high[1], 0, 8, 1, 9, 2, 10, 3, 11),
+                            __builtin_shufflevector(high[0], high[1], 4, 12, 5, 13, 6, 14, 7, 15)};
+    memcpy(to, out, sizeof out);
+}
+
 // The codes of one window position and 4 reduced channels for 16 outputs, [16][4]: all there.
-static void pack_whole(const struct packed_convolution *packed, bool forward, int window, int output, int reduced, int8_t to[64])
+VECTOR_INLINE void pack_whole(const struct packed_convolution *packed, bool forward, int window, int output, int reduced, int8_t to[64])
 {
     const struct convolution_shape *s = &packed->shape;
     size_t channels = (size_t)s->in_channels;
@@ -282,18 +301,11 @@ static void pack_whole(const struct packed_convolution *packed, bool forward, in
         for (int i = 0; i < BLOCK_CHANNELS; i++) memcpy(to + 4 * i, plane + (size_t)i * channels, 4);
         return;
     }
-    plane += (size_t)reduced * channels + (size_t)output;
-    const int8_t *rows[4] = {plane, plane + channels, plane + 2 * channels, plane + 3 * channels};
-    for (int i = 0; i < BLOCK_CHANNELS; i++) {
-        to[4 * i] = rows[0][i];
-        to[4 * i + 1] = rows[1][i];
-        to[4 * i + 2] = rows[2][i];
-        to[4 * i + 3] = rows[3][i];
-    }
+    transpose_4(plane + (size_t)reduced * channels + (size_t)output, channels, to);
 }
 
 // The 64 bytes of one quad and tap: 4 of each of 16 outputs, 0 where the group, the window or the outputs end.
-static void pack_dot_product(const struct packed_convolution *packed, const struct direction *d, const int window[4], int block,
+VECTOR_INLINE void pack_dot_product(const struct packed_convolution *packed, const struct direction *d, const int window[4], int block,
                              int group, int quad, int8_t to[64])
 {
     bool forward = d == &packed->forward;
@@ -314,20 +326,26 @@ static void pack_dot_product(const struct packed_convolution *packed, const stru
     }
 }
 
-static void add_sums(const int8_t *bytes, int32_t sums[BLOCK_CHANNELS])
+// sums[i] += the 4 bytes of each.
+VECTOR_INLINE vector_int add_sums(vector_int sums, const int8_t bytes[64])
 {
-    for (int i = 0; i < BLOCK_CHANNELS; i++) sums[i] += bytes[4 * i] + bytes[4 * i + 1] + bytes[4 * i + 2] + bytes[4 * i + 3];
+    vector_int fours;
+    memcpy(&fours, bytes, sizeof fours);
+    vector_bits b = (vector_bits)fours;
+    return sums + ((vector_int)(b << 24) >> 24) + ((vector_int)(b << 16) >> 24) + ((vector_int)(b << 8) >> 24) + (fours >> 24);
 }
 
 // One group of one output block of one phase, in the order in which the kernel reads it; its sums where they are wanted.
-static int8_t *pack_group(const struct packed_convolution *packed, const struct direction *d, const struct phase *phase,
-                          int block, int group, int8_t *to, int32_t *sums)
+VECTORIZED static int8_t *pack_group(const struct packed_convolution *packed, const struct direction *d, const struct phase *phase,
+                                     int block, int group, int8_t *to, int32_t sums[BLOCK_CHANNELS])
 {
+    vector_int total = {0};
     for (int quad = d->quad_first[group]; quad <= d->quad_last[group]; quad++)
         for (int tap = 0; tap < phase->taps; tap++, to += 64) {
             pack_dot_product(packed, d, phase->tap_weights[tap], block, group, quad, to);
-            if (sums) add_sums(to, sums);
+            total = add_sums(total, to);
         }
+    memcpy(sums, &total, sizeof total);
     return to;
 }
 
@@ -337,8 +355,8 @@ static void pack_block(const struct packed_convolution *packed, const struct dir
     int zero_point = forward ? packed->activations.zero_point : packed->errors.zero_point;
     int8_t *to = phase->weights + (size_t)block * phase->weights_block;
     for (int group = 0; group < d->groups; group++) {
-        int32_t sums[BLOCK_CHANNELS] = {0};
-        to = pack_group(packed, d, phase, block, group, to, zero_point ? sums : NULL);
+        int32_t sums[BLOCK_CHANNELS];
+        to = pack_group(packed, d, phase, block, group, to, sums);
         size_t at = ((size_t)block * (size_t)d->groups + (size_t)group) * BLOCK_CHANNELS;
         for (int i = 0; i < BLOCK_CHANNELS; i++) {
             int output = minimum(block * BLOCK_CHANNELS + i, d->outputs - 1), reduced = d->group_first[group];

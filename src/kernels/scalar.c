@@ -91,6 +91,18 @@ static void convolve_row_scalar(const struct convolve_job *job, const uint8_t *i
             convolve_pixel(job, block, input + (size_t)pixel * job->pixel_bytes, outputs[block] + (size_t)pixel * job->output_step);
 }
 
+static void convolve_pixels_scalar(const struct convolve_job *job, const uint8_t *input, const struct convolve_pixel *pixels, int count,
+                                   float *const outputs[2])
+{
+    for (int i = 0; i < count; i++) {
+        struct convolve_job one = *job;
+        for (int block = 0; block < job->blocks; block++) {
+            one.scales[block] = job->scales[block] + pixels[i].scales;
+            convolve_pixel(&one, block, input + pixels[i].input, outputs[block] + pixels[i].output);
+        }
+    }
+}
+
 // P of one tap and output channel, for 16 input channels.
 static void gradient_sums(const struct gradient_job *job, int tap, int channel, int32_t sums[BLOCK_CHANNELS])
 {
@@ -188,6 +200,7 @@ const struct kernel_set kernels_scalar = {
     .quantize_block = quantize_block_scalar,
     .quantize_run = quantize_run_scalar,
     .convolve_row = convolve_row_scalar,
+    .convolve_pixels = convolve_pixels_scalar,
     .gradient_images = gradient_images_scalar,
     .gradient_images_sums = gradient_images_sums_scalar,
     .depthwise_row = depthwise_row_plain,

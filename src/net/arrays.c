@@ -110,6 +110,22 @@ static int end_of_output(const struct network *network, const struct layer *laye
     return last_reader(network, layer);
 }
 
+static bool is_only_reader(const struct network *network, const struct layer *reader, const struct layer *layer)
+{
+    for (int i = 0; i < network->layer_count; i++)
+        for (int k = 0; k < network->layers[i]->input_count && network->layers[i] != reader; k++)
+            if (layer_reads(network->layers[i], k, layer)) return false;
+    return true;
+}
+
+// The layer whose raw map becomes this one's output, in place: one that it follows, where nobody else needs that map.
+static struct layer *replaced_by(const struct network *network, const struct layer *layer)
+{
+    struct layer *first = layer->inputs[0];
+    bool follows = !network->for_training && first && first->output_follower == layer && is_deferred(network, first);
+    return follows && layer != network->output_layer && is_only_reader(network, layer, first) ? first : NULL;
+}
+
 static void add_outputs(struct plan *plan, struct network *network)
 {
     for (int i = 0; i < network->layer_count; i++) {
@@ -118,8 +134,11 @@ static void add_outputs(struct plan *plan, struct network *network)
         bool deferred = is_deferred(network, layer);
         int end = network->for_training ? 2 * network->layer_count : deferred ? last_reader(network, layer) : i;
         if (layer->is_alias) continue;
+        if (layer->output_follower && replaced_by(network, layer->output_follower) == layer) end = end_of_output(network, layer->output_follower);
         if (layer->wants_raw) add(plan, &layer->raw, floats, i, end);
-        if (!deferred) add(plan, &layer->output, floats, i, end_of_output(network, layer));
+        // It is written while the layer that this one follows is at work.
+        int begin = layer->follow && layer->inputs[0]->output_follower == layer ? layer->inputs[0]->index : i;
+        if (!deferred && !replaced_by(network, layer)) add(plan, &layer->output, floats, begin, end_of_output(network, layer));
     }
 }
 
@@ -203,7 +222,10 @@ bool arrays_allocate(struct network *network, struct error *error)
     if (network->for_training) add_deltas(&plan, network);
     bool good = allocate_plan(&plan, network, error);
     memory_release(plan.maps);
-    for (int i = 0; i < network->layer_count; i++)
-        if (network->layers[i]->delta_owner) network->layers[i]->delta = network->layers[i]->delta_owner->delta;
+    for (int i = 0; i < network->layer_count; i++) {
+        struct layer *layer = network->layers[i], *replaced = replaced_by(network, layer);
+        if (replaced) layer->output = replaced->raw;
+        if (layer->delta_owner) layer->delta = layer->delta_owner->delta;
+    }
     return good;
 }

@@ -151,22 +151,33 @@ static double running_inverse_deviation(const struct batch_normalization *norm, 
     return 1 / sqrt(variance + (double)EPSILON);
 }
 
+static void set_affine(struct batch_normalization *norm, int channel)
+{
+    norm->multiplier[channel] = norm->scale->value[channel] * norm->inverse_deviation[channel];
+    norm->offset[channel] = norm->bias->value[channel] - norm->mean[channel] * norm->multiplier[channel];
+}
+
+void batch_normalization_use_running(struct batch_normalization *norm)
+{
+    for (int c = 0; c < norm->channels; c++) {
+        norm->mean[c] = norm->running_mean->value[c];
+        norm->inverse_deviation[c] = (float)running_inverse_deviation(norm, (double)norm->running_variance->value[c]);
+        set_affine(norm, c);
+    }
+}
+
 bool batch_normalization_statistics(struct batch_normalization *norm, const struct pass *pass, struct error *error)
 {
     double totals[2 * BLOCK_CHANNELS];
+    if (!pass->training) batch_normalization_use_running(norm);
     for (int c = 0; c < norm->channels; c++) {
         if (c % BLOCK_CHANNELS == 0) total_block(norm, pass->images, c / BLOCK_CHANNELS, totals);
         double sum = totals[c % BLOCK_CHANNELS], square = totals[BLOCK_CHANNELS + c % BLOCK_CHANNELS];
         if (!isfinite(sum) || !isfinite(square))
             return error_set(error, "batch normalization, channel %d: sums %g and %g: the activations are not finite", c, sum, square);
-        if (pass->training) {
-            batch_statistics(norm, c, (double)pass->images * norm->plane, sum, square);
-        } else {
-            norm->mean[c] = norm->running_mean->value[c];
-            norm->inverse_deviation[c] = (float)running_inverse_deviation(norm, (double)norm->running_variance->value[c]);
-        }
-        norm->multiplier[c] = norm->scale->value[c] * norm->inverse_deviation[c];
-        norm->offset[c] = norm->bias->value[c] - norm->mean[c] * norm->multiplier[c];
+        if (!pass->training) continue;
+        batch_statistics(norm, c, (double)pass->images * norm->plane, sum, square);
+        set_affine(norm, c);
     }
     return true;
 }

@@ -36,6 +36,8 @@ bool batch_normalization_create(struct batch_normalization *norm, struct layer *
                                 struct diagnostics *diagnostics);
 void batch_normalization_destroy(struct batch_normalization *norm);
 
+// Evaluation: multiplier and offset of the running statistics, for those who want them before the second half.
+void batch_normalization_use_running(struct batch_normalization *norm);
 // First half: sums and extremes of one image, x being the whole map.
 void batch_normalization_sum_image(struct batch_normalization *norm, const float *x, int image);
 // Second half: multiplier and offset, and in training the running statistics. false, with a message, if x is not finite.

@@ -67,6 +67,7 @@ struct pass {
     struct thread_pool *pool;
     int images;          // images in this (sub)batch, <= network->max_images
     bool training;
+    bool same_weights;   // evaluation: parameters as in the forward pass before, an evaluation as well; what was made of them serves again
     uint64_t seed, step; // random bits are keyed by (seed, step, layer index, operand); each subdivision is a step here
     uint64_t rounding;   // 0; another number: other random bits for stochastic rounding, all else as it was (probe/gradient.h)
     const int *labels;   // [images]; NULL: no loss wanted
@@ -106,6 +107,10 @@ struct layer {
     int delta_writers, delta_written_count; // readers that write delta; those that did in this backward pass
     bool delta_seen;           // the last writer called delta_ready for each image
 
+    // Evaluation: a [shortcut] that does each image of its own output while the same of this layer's is in the cache; or NULL.
+    struct layer *output_follower;
+    bool output_followed;      // it did so in this forward pass
+
     // Set by create:
     bool output_nonnegative;   // no output is ever negative, so a quantized element needs no sign
     bool low_bit;              // mls=1: its convolutions quantize their operands (but for network->plain_operands)
@@ -113,6 +118,7 @@ struct layer {
     bool reads_planar;         // as the first layer it reads network->input as it comes, [channels][pixels]
     bool wants_raw;
     bool can_defer;            // can leave its output as a source
+    bool can_be_followed;      // tells its output_follower of each image
     bool is_alias;             // only another name for inputs[0], which those that name this layer get instead
     bool keeps_delta;          // backward leaves delta as it was
     bool backward_spares_input;  // backward does not read the inputs' outputs, so that their arrays may serve others
@@ -121,6 +127,8 @@ struct layer {
     // delta_reads. `gates`, if not NULL, are those of the image: delta is first to be set to 0 where they are shut.
     void (*delta_ready)(struct layer *layer, int image, const int32_t *gates);
     const struct layer *delta_reads;
+    // If not NULL: called by the layer that this one follows, for each image when its source is there.
+    void (*follow)(struct layer *layer, int image);
 
     size_t extra_memory;       // bytes the layer allocated itself, for `summary`
     double multiply_adds;      // per image, one forward pass, for `summary`
@@ -136,7 +144,7 @@ struct layer_type {
     // parameters and allocates state. Problems go to diagnostics with the section's line.
     bool (*create)(struct layer *layer, struct diagnostics *diagnostics);
     // Called when all layers are there and delta_owner is set, before arrays are allocated; may be NULL.
-    bool (*deltas_planned)(struct layer *layer, struct diagnostics *diagnostics);
+    bool (*planned)(struct layer *layer, struct diagnostics *diagnostics);
     // output = f(inputs).
     bool (*forward)(struct layer *layer, const struct pass *pass, struct error *error);
     // From layer->delta: parameter gradients are added to, and the deltas of the inputs written (see

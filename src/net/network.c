@@ -258,7 +258,7 @@ static bool allocate_maps(struct network *network, struct diagnostics *diagnosti
     if (network->for_training) arrays_plan_deltas(network);
     for (int i = 0; i < network->layer_count; i++) {
         struct layer *layer = network->layers[i];
-        if (layer->type->deltas_planned && !layer->type->deltas_planned(layer, diagnostics)) return false;
+        if (layer->type->planned && !layer->type->planned(layer, diagnostics)) return false;
     }
     bool good = arrays_allocate(network, &error);
     for (int i = 0; good && i < network->layer_count; i++) {
@@ -457,7 +457,7 @@ bool network_forward(struct network *network, const float *input, const struct p
     if (network->blocked_input) thread_pool_run(pass->pool, pass->images, block_input_task, network);
     for (int i = 0; i < network->layer_count; i++) {
         struct layer *layer = network->layers[i];
-        layer->output_maximum_known = false;
+        layer->output_maximum_known = layer->output_followed = false;
         if (!layer->type->forward(layer, pass, error))
             return error_prefix(error, "layer %d [%s], forward: ", i, layer->type->name);
         lap_layer(network, layer, PART_FORWARD);

@@ -15,12 +15,13 @@ static double now(void)
 }
 
 // Scores of a batch in `scores`: of its only crop, or the mean of all in `sum`. The loss is the mean over the crops, too.
-static bool score_batch(struct network *network, const struct batch *batch, float *sum, const float **scores, double *loss,
+static bool score_batch(struct network *network, const struct batch *batch, bool first, float *sum, const float **scores, double *loss,
                         struct error *error)
 {
     int classes;
     for (int k = 0; k < batch->crops; k++) {
-        struct pass pass = {.pool = network->pool, .images = batch->images, .labels = network->loss_layer ? batch->labels : NULL};
+        struct pass pass = {.pool = network->pool, .images = batch->images, .same_weights = !first || k > 0,
+                            .labels = network->loss_layer ? batch->labels : NULL};
         if (!network_forward(network, batch->input + (size_t)k * batch->crop_stride, &pass, error)) return false;
         *scores = network_output(network, &classes);
         *loss += network->loss / batch->crops;
@@ -40,12 +41,12 @@ bool evaluate(struct network *network, struct loader *test, struct metrics *metr
     if (!metrics_create(metrics, classes, error)) return false;
     float *sum = memory_allocate((size_t)network->max_images * (size_t)classes, sizeof *sum, error);
     bool good = sum && loader_start(test, 0, 0, error);
-    while (good) {
+    for (bool first = true; good; first = false) {
         struct batch batch;
         const float *scores;
         good = loader_next(test, &batch, error);
         if (!good || batch.images == 0) break;
-        good = score_batch(network, &batch, sum, &scores, &metrics->loss_sum, error);
+        good = score_batch(network, &batch, first, sum, &scores, &metrics->loss_sum, error);
         if (!good) break;
         metrics_add(metrics, scores, batch.labels, batch.images);
         if (each) each(context, scores, &batch);

@@ -201,6 +201,7 @@ static void set_abilities(struct layer *layer, struct convolutional *c)
     layer->output_nonnegative = activation_is_nonnegative(c->activation);
     layer->reads_sources = reads_sources(c);
     layer->can_defer = simple;
+    layer->can_be_followed = simple && reads_sources(c);
     layer->keeps_delta = simple && reads_sources(c);
     layer->delta_ready = simple ? delta_ready : NULL;
     layer->delta_reads = layer;
@@ -334,6 +335,21 @@ static void sum_image(void *context, int image)
     struct layer *layer = context;
     struct convolutional *c = layer->state;
     batch_normalization_sum_image(&c->norm, layer->raw, image);
+    if (layer->output_followed) layer->output_follower->follow(layer->output_follower, image);
+}
+
+// Evaluation, where batch normalization is known before its input is: the layer's follower can go along with it.
+static void begin_followed(struct layer *layer, struct image_done *done)
+{
+    struct convolutional *c = layer->state;
+    const struct layer *follower = layer->output_follower;
+    const struct source other = layer_input_source(follower, 1);
+    batch_normalization_use_running(&c->norm);
+    layer->source = batch_normalization_source(&c->norm, layer->raw, c->piecewise);
+    layer->output_followed = true;
+    if (other.kind != SOURCE_PLAIN) return;
+    done->reads = other.x;
+    done->image_floats = shape_stored(layer_input_shape(follower, 1));
 }
 
 static void delta_ready(struct layer *layer, int image, const int32_t *gates)
@@ -368,7 +384,7 @@ static bool forward_packed(struct layer *layer, const struct pass *pass, float *
     packed_use_workspace(c->packed, layer->network->workspace);
     bool evaluation = !pass->training;
     struct packed_input input = {.source = input_source(layer), .maxima = known_maximum(layer), .tensor_key = key_of(layer, pass, MLS_ACTIVATION)};
-    if (!packed_quantize_weights(c->packed, pass->pool, c->weights->value, key_of(layer, pass, MLS_WEIGHT), evaluation, error))
+    if (!pass->same_weights && !packed_quantize_weights(c->packed, pass->pool, c->weights->value, key_of(layer, pass, MLS_WEIGHT), evaluation, error))
         return false;
     lap(layer, pass, PART_QUANTIZE_WEIGHTS, 0, 0);
     if (!packed_forward(c->packed, pass->pool, pass->images, &input, evaluation, z, done, error)) return false;
@@ -482,7 +498,7 @@ static bool forward_planar(struct layer *layer, const struct pass *pass, float *
     struct convolutional *c = layer->state;
     struct float_convolution f = float_convolution_of(layer, pass);
     planar_from_map(pass, layer_input(layer, 0), layer->input_shape, c->planar_input);
-    if (c->mode != MODE_BLAS && (!quantize(layer, pass, MLS_WEIGHT, c->weights->value, error) ||
+    if (c->mode != MODE_BLAS && ((!pass->same_weights && !quantize(layer, pass, MLS_WEIGHT, c->weights->value, error)) ||
                                  !quantize(layer, pass, MLS_ACTIVATION, c->planar_input, error)))
         return false;
     if (c->rounded_input) return forward_rounded(layer, pass, z, error);
@@ -580,6 +596,7 @@ static bool forward(struct layer *layer, const struct pass *pass, struct error *
     struct convolutional *c = layer->state;
     float *z = c->normalize ? layer->raw : layer->output;
     struct image_done done = {.function = c->normalize ? sum_image : NULL, .context = layer};
+    if (layer->output_follower && !layer->output && !pass->training) begin_followed(layer, &done);
     if (!show(layer, pass, MLS_WEIGHT, error) || !show(layer, pass, MLS_ACTIVATION, error)) return false;
     bool good = c->mode == MODE_PACKED   ? forward_packed(layer, pass, z, done, error)
                 : c->mode == MODE_DIRECT ? forward_direct(layer, pass, z, done, error)

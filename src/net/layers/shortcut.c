@@ -25,7 +25,7 @@ struct shortcut {
     enum activation activation;
     struct shape from;
     int step, spread; // output pixel (y * spread, x * spread) takes from's pixel (y * step, x * step)
-    int32_t *gates;   // of the ReLU, where backward is done in place (deltas_planned); NULL otherwise
+    int32_t *gates;   // of the ReLU, where backward is done in place (plan_backward); NULL otherwise
 };
 
 struct work {
@@ -189,7 +189,8 @@ static bool forward(struct layer *layer, const struct pass *pass, struct error *
     (void)error;
     const struct shortcut *s = layer->state;
     struct work work = {.layer = layer, .sources = {layer_input_source(layer, 0), layer_input_source(layer, 1)}};
-    thread_pool_run(pass->pool, pass->images, forward_task, &work);
+    bool followed = layer->inputs[0]->output_followed && layer->inputs[0]->output_follower == layer;
+    if (!followed) thread_pool_run(pass->pool, pass->images, forward_task, &work);
     layer->output_maximum_known = s->activation == ACTIVATION_RELU || s->activation == ACTIVATION_LINEAR;
     return true;
 }
@@ -266,7 +267,7 @@ static bool is_complete(const struct layer *input)
 }
 
 // Both inputs share the array of delta: backward changes one image in place, as soon as it is complete. The ReLU is left to
-// the first input, which reads the errors anyway (deltas_planned).
+// the first input, which reads the errors anyway (plan_backward).
 static void delta_ready(struct layer *layer, int image, const int32_t *none)
 {
     (void)none; // only a shortcut has gates, and it does not read another one first
@@ -276,7 +277,7 @@ static void delta_ready(struct layer *layer, int image, const int32_t *none)
     if (is_complete(layer->inputs[1])) layer->inputs[1]->delta_ready(layer->inputs[1], image, NULL);
 }
 
-static bool deltas_planned(struct layer *layer, struct diagnostics *diagnostics)
+static bool plan_backward(struct layer *layer, struct diagnostics *diagnostics)
 {
     struct shortcut *s = layer->state;
     const struct layer *first = layer->inputs[0], *second = layer->inputs[1], *owner = layer->delta_owner;
@@ -292,6 +293,23 @@ static bool deltas_planned(struct layer *layer, struct diagnostics *diagnostics)
     if (relu) s->gates = layer_allocate(layer, blocks * gate_words(shape_pixels(layer->output_shape)), sizeof *s->gates, diagnostics);
     layer->backward_spares_output = true;
     return !relu || s->gates;
+}
+
+static void follow(struct layer *layer, int image)
+{
+    const struct work work = {.layer = layer, .sources = {layer_input_source(layer, 0), layer_input_source(layer, 1)}};
+    forward_task((void *)&work, image, 0);
+}
+
+// The layer follows its first input if that comes after the second.
+static bool planned(struct layer *layer, struct diagnostics *diagnostics)
+{
+    struct layer *first = layer->inputs[0], *second = layer->inputs[1];
+    if (first && first->can_be_followed && first != second && (!second || second->index < first->index)) {
+        layer->follow = follow;
+        first->output_follower = layer;
+    }
+    return plan_backward(layer, diagnostics);
 }
 
 static bool backward(struct layer *layer, const struct pass *pass, struct error *error)
@@ -325,5 +343,5 @@ static void operations(const struct layer *layer, struct operations *operations)
 const struct layer_type shortcut_layer_type = {
     .name = "shortcut", .help = "adds the output of an earlier layer", .options = options,
     .settings_size = sizeof(struct shortcut_settings),
-    .create = create, .deltas_planned = deltas_planned, .forward = forward, .backward = backward, .destroy = destroy, .operations = operations,
+    .create = create, .planned = planned, .forward = forward, .backward = backward, .destroy = destroy, .operations = operations,
 };

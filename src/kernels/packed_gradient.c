@@ -1,0 +1,198 @@
+// Packed convolutions: the weight gradient, from the bytes that forward and input error leave.
+//
+// A tile is a block of 16 input channels x GRADIENT_CHANNELS output channels. Its sum runs over the images in their order, so a
+// tile belongs to one thread, which reads all images, the larger part of them written by other threads. A task is a number of
+// neighbouring tiles; it takes some images at a time, as many as the first cache holds of one tile, and does all its tiles for
+// them: so each byte comes once from afar.
+#include <math.h>
+#include <string.h>
+
+#include "kernels/fetch.h"
+#include "kernels/packed_internal.h"
+
+#define FIRST_CACHE ((size_t)16 << 10)  // bytes for the images of one tile
+#define MOST_TOTALS ((size_t)512 << 10)  // bytes of the totals of a task
+#define MOST_AHEAD ((size_t)256 << 10)  // bytes of the next images that are fetched ahead
+#define TASKS 4                         // of each thread, where there are enough tiles
+
+static int divide_up(int a, int b)
+{
+    return (a + b - 1) / b;
+}
+
+static size_t tile_floats(const struct packed_convolution *packed)
+{
+    return (size_t)(packed->shape.kernel_height * packed->shape.kernel_width) * GRADIENT_CHANNELS * BLOCK_CHANNELS;
+}
+
+// The activations are cut first: of them a task reads only its own blocks, of the errors every thread reads most.
+void gradient_plan(struct packed_convolution *packed, int threads)
+{
+    struct gradient_plan *plan = &packed->gradient;
+    const struct packed_map *a = &packed->activations, *e = &packed->errors;
+    *plan = (struct gradient_plan){.blocks = 1, .tiles = 1, .images = 1};
+    if (packed->depthwise) return;
+    int tiles = divide_up(packed->shape.out_channels, GRADIENT_CHANNELS), most = (int)(MOST_TOTALS / (tile_floats(packed) * sizeof(float)));
+    int rows = minimum(a->blocks, TASKS * threads), columns = minimum(tiles, divide_up(2 * threads, rows));
+    plan->tiles = minimum(divide_up(tiles, columns), most < 1 ? 1 : most);
+    plan->blocks = minimum(divide_up(a->blocks, rows), most / plan->tiles < 1 ? 1 : most / plan->tiles);
+    plan->rows = divide_up(a->blocks, plan->blocks);
+    plan->columns = divide_up(tiles, plan->tiles);
+    size_t bytes = a->block_bytes + e->quads_block;
+    if (!a->zero_point && bytes < FIRST_CACHE) plan->images = (int)(FIRST_CACHE / bytes);
+}
+
+size_t gradient_floats(const struct packed_convolution *packed)
+{
+    return packed->request.for_training ? (size_t)packed->gradient.blocks * (size_t)packed->gradient.tiles * tile_floats(packed) : 0;
+}
+
+// What the activations' zero point adds to P of an output channel: 128 times the sum of its errors.
+static void zero_point_sums(const struct packed_convolution *packed, const int8_t *quads, int32_t corrections[GRADIENT_CHANNELS])
+{
+    const struct packed_map *errors = &packed->errors;
+    for (int c = 0; c < GRADIENT_CHANNELS; c++) {
+        int32_t sum = 0;
+        for (int quad = 0; quad < errors->row_quads * errors->height; quad++)
+            for (int k = 0; k < 4; k++) sum += quads[(quad * BLOCK_CHANNELS + c) * 4 + k];
+        corrections[c] = packed->activations.zero_point * sum;
+    }
+}
+
+static const uint8_t *pixels_of(const struct packed_map *a, int image, int block)
+{
+    return a->pixels + (size_t)image * a->image_bytes + (size_t)block * a->block_bytes;
+}
+
+static const int8_t *errors_of(const struct packed_map *e, int image, int first_out)
+{
+    return e->quads + ((size_t)image * (size_t)e->blocks + (size_t)(first_out / BLOCK_CHANNELS)) * e->quads_block;
+}
+
+// Points the job at images from `image` of a tile.
+static void aim(const struct packed_convolution *packed, int image, int block, int first_out, int32_t corrections[GRADIENT_CHANNELS],
+                struct gradient_job *job)
+{
+    const struct packed_map *a = &packed->activations, *e = &packed->errors;
+    job->pixels = pixels_of(a, image, block);
+    job->quads = errors_of(e, image, first_out) + first_out % BLOCK_CHANNELS * 4;
+    job->in_scales = a->plane_scales + ((size_t)image * (size_t)a->blocks + (size_t)block) * BLOCK_CHANNELS;
+    job->out_scales = e->plane_scales + (size_t)image * (size_t)e->blocks * BLOCK_CHANNELS + (size_t)first_out;
+    if (a->zero_point) zero_point_sums(packed, job->quads, corrections);
+}
+
+static void store_gradient(const struct gradient_work *work, int block, int first_out, const float *totals)
+{
+    const struct convolution_shape *s = &work->packed->shape;
+    int window = s->kernel_height * s->kernel_width, outputs = minimum(s->out_channels - first_out, GRADIENT_CHANNELS);
+    int inputs = minimum(s->in_channels - block * BLOCK_CHANNELS, BLOCK_CHANNELS);
+    for (int c = 0; c < outputs; c++) {
+        float *to = work->gradient + ((size_t)(first_out + c) * (size_t)s->in_channels + (size_t)(block * BLOCK_CHANNELS)) * (size_t)window;
+        for (int k = 0; k < window; k++) {
+            const float *from = totals + (k * GRADIENT_CHANNELS + c) * BLOCK_CHANNELS;
+            for (int i = 0; i < inputs; i++) to[i * window + k] += from[i] * work->factor;
+        }
+    }
+}
+
+// Where all images share their scales P runs over all of them.
+static void totals_of_one_group(const struct packed_convolution *packed, int block, int first_out, const int64_t *wide,
+                                float *totals, int window)
+{
+    const struct packed_map *a = &packed->activations, *e = &packed->errors;
+    for (int k = 0; k < window; k++)
+        for (int c = 0; c < GRADIENT_CHANNELS && first_out + c < e->channels; c++)
+            for (int i = 0; i < BLOCK_CHANNELS && block * BLOCK_CHANNELS + i < a->channels; i++) {
+                int at = (k * GRADIENT_CHANNELS + c) * BLOCK_CHANNELS + i;
+                float scale = a->scales[mls_group_index(&a->grouping, 0, block * BLOCK_CHANNELS + i)] *
+                              e->scales[mls_group_index(&e->grouping, 0, first_out + c)];
+                totals[at] = fmaf((float)wide[at], scale, 0.0f);
+            }
+}
+
+// The tiles of a task: [first_block, end_block) x [first_tile, end_tile).
+struct tile_range {
+    int first_block, end_block, first_tile, end_tile;
+};
+
+static struct tile_range tiles_of(const struct packed_convolution *packed, int task)
+{
+    const struct gradient_plan *plan = &packed->gradient;
+    int block = task / plan->columns * plan->blocks, tile = task % plan->columns * plan->tiles;
+    return (struct tile_range){block, minimum(block + plan->blocks, packed->activations.blocks), tile,
+                               minimum(tile + plan->tiles, divide_up(packed->shape.out_channels, GRADIENT_CHANNELS))};
+}
+
+// What `count` images from `image` have for the tiles.
+static struct fetch plan_fetch(const struct packed_convolution *packed, const struct tile_range *t, int image, int count)
+{
+    const struct packed_map *a = &packed->activations, *e = &packed->errors;
+    struct fetch fetch = {.count = 0};
+    if (count <= 0) return fetch;
+    int first_out = t->first_tile * GRADIENT_CHANNELS, end_out = t->end_tile * GRADIENT_CHANNELS;
+    size_t blocks = (size_t)(blocked_count(end_out) - first_out / BLOCK_CHANNELS);
+    fetch_add(&fetch, errors_of(e, image, first_out), blocks * e->quads_block, (size_t)e->blocks * e->quads_block, count);
+    fetch_add(&fetch, pixels_of(a, image, t->first_block), (size_t)(t->end_block - t->first_block) * a->block_bytes, a->image_bytes, count);
+    fetch_spread(&fetch, (t->end_block - t->first_block) * (t->end_tile - t->first_tile), MOST_AHEAD);
+    return fetch;
+}
+
+static struct gradient_job job_of(const struct packed_convolution *packed, const int32_t *corrections)
+{
+    const struct convolution_shape *s = &packed->shape;
+    const struct packed_map *a = &packed->activations, *e = &packed->errors;
+    return (struct gradient_job){.taps = s->kernel_height * s->kernel_width, .row_taps = s->kernel_width, .tap_offsets = packed->gradient_offsets,
+                                 .height = e->height, .width = e->width, .row_quads = e->row_quads,
+                                 .pixel_bytes = (size_t)s->stride * BLOCK_CHANNELS, .row_bytes = (size_t)s->stride * a->row_bytes,
+                                 .largest_input = largest_byte(a), .largest_error = (int)mls_largest_integer(&e->format),
+                                 .corrections = a->zero_point ? corrections : NULL,
+                                 .image_pixels = a->image_bytes, .image_quads = (size_t)e->blocks * e->quads_block,
+                                 .image_in_scales = (size_t)a->blocks * BLOCK_CHANNELS, .image_out_scales = (size_t)e->blocks * BLOCK_CHANNELS};
+}
+
+static void gradient_task(void *context, int task, int thread)
+{
+    const struct gradient_work *work = context;
+    struct packed_convolution *packed = work->packed;
+    const struct tile_range t = tiles_of(packed, task);
+    size_t size = tile_floats(packed), all = (size_t)(t.end_block - t.first_block) * (size_t)(t.end_tile - t.first_tile) * size;
+    float *totals = packed_scratch_of(packed, thread).totals;
+    int64_t *wide = packed_scratch_of(packed, thread).sums;
+    int32_t corrections[GRADIENT_CHANNELS];
+    struct gradient_job job = job_of(packed, corrections);
+    memset(totals, 0, all * sizeof *totals);
+    if (wide) memset(wide, 0, all * sizeof *wide);
+    for (int image = 0; image < work->images; image += job.images) {
+        job.images = minimum(packed->gradient.images, work->images - image);
+        int next = image + job.images;
+        struct fetch fetch = plan_fetch(packed, &t, next, minimum(packed->gradient.images, work->images - next));
+        size_t at = 0;
+        for (int block = t.first_block; block < t.end_block; block++)
+            for (int tile = t.first_tile; tile < t.end_tile; tile++, at += size) {
+                fetch_some(&fetch, false);
+                aim(packed, image, block, tile * GRADIENT_CHANNELS, corrections, &job);
+                if (wide)
+                    packed->request.kernels->gradient_images_sums(&job, wide + at);
+                else
+                    packed->request.kernels->gradient_images(&job, totals + at);
+            }
+    }
+    for (int block = t.first_block; block < t.end_block; block++)
+        for (int tile = t.first_tile; tile < t.end_tile; tile++, totals += size) {
+            if (wide) totals_of_one_group(packed, block, tile * GRADIENT_CHANNELS, wide, totals, job.taps);
+            if (wide) wide += size;
+            store_gradient(work, block, tile * GRADIENT_CHANNELS, totals);
+        }
+}
+
+void packed_weight_gradient(struct packed_convolution *packed, struct thread_pool *pool, int images, float *gradient)
+{
+    const struct mls_format *formats = packed->request.formats;
+    struct gradient_work work = {.packed = packed, .images = images, .gradient = gradient};
+    work.factor = tensor_factor(packed->activations.tensor_scale, &formats[MLS_ACTIVATION], packed->errors.tensor_scale,
+                                &formats[MLS_ERROR]);
+    if (packed->depthwise)
+        thread_pool_run(pool, packed->activations.blocks, depthwise_gradient_task, &work);
+    else
+        thread_pool_run(pool, packed->gradient.rows * packed->gradient.columns, gradient_task, &work);
+}
