@@ -1,11 +1,9 @@
 #include "kernels/rounded.h"
 
-#include <math.h>
 #include <stdatomic.h>
 
 #include "base/memory.h"
-#include "mls/quantize.h"
-#include "mls/standard.h"
+#include "mls/elements.h"
 
 // Work is done in pieces of so many pixels of a block, which stay in the cache between the steps.
 #define PIECE_PIXELS 64
@@ -29,6 +27,7 @@ struct work {
     const float *maxima;          // of the planes
     float tensor_scale;           // 0: all is zero
     float *groups;                // maxima, then scales, of the groups
+    int *columns;                 // group of a channel in image 0
     atomic_bool failed;
 };
 
@@ -43,23 +42,8 @@ static int lanes_of(const struct work *w, int block)
     return left < BLOCK_CHANNELS ? left : BLOCK_CHANNELS;
 }
 
-static uint32_t bits_of(float x)
-{
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return bits;
-}
-
-static float float_of(uint32_t bits)
-{
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
 // ---------------------------------------------------------------------------------------------
-// Elements of one piece, in place. The formulas are those of mls/standard.c and mls/quantize.c for 16 channels at a time; loops over
-// lanes are what the compiler makes vectors of.
+// Elements of one piece, in place. Loops over lanes are what the compiler makes vectors of.
 
 struct piece {
     float *values; // [count][16]
@@ -69,118 +53,64 @@ struct piece {
 
 enum scaling { BY_PLANE, BY_PIXEL, BY_ELEMENT }; // what has a scale of its own; the last two are those of Microscaling
 
-// 2^e, -127 <= e <= 127.
-VECTOR_INLINE float power_of_two(int e)
+VECTOR_INLINE uint32_t hash_of(const struct lanes *lanes, int i, uint32_t counter)
 {
-    return float_of(e > -127 ? (uint32_t)(e + 127) << 23 : 0x400000);
+    return mls_random_hash((struct mls_plane_keys){lanes->first[i], lanes->second[i]}, counter);
 }
 
-VECTOR_INLINE float to_nearest(float v, uint32_t power, float steps)
-{
-    float offset = float_of(power) * steps;
-    return (v + offset) - offset;
-}
-
-VECTOR_INLINE float stochastically(float v, uint32_t power, float fraction, float step, uint32_t hash)
-{
-    float exact = v * float_of(0x7f000000 - power) * fraction, whole = (float)(int32_t)exact;
-    float random = (float)(int32_t)(hash >> 8) * 0x1p-24f;
-    return (whole + (exact - whole > random ? 1.0f : 0.0f)) * (float_of(power) * step);
-}
-
-// maxima: bits of the largest |x| of each pixel, of BY_PIXEL. `scaling` and `stochastic`: constants.
-VECTOR_INLINE void round_standard(const struct standard_element *element, const struct piece *piece, const struct lanes *block,
+// maxima: magnitude_bits of each pixel, for BY_PIXEL. `scaling` and `stochastic`: constants.
+VECTOR_INLINE void round_elements(const struct standard_element *element, const struct piece *piece, const struct lanes *lanes,
                                   const int32_t *maxima, const enum scaling scaling, const bool stochastic)
 {
-    const struct standard_element e = *element;
-    const struct lanes lanes = *block;
-    const float smallest = power_of_two(e.emin), steps = power_of_two(23 - e.fraction);
-    const float fraction = power_of_two(e.fraction), step = power_of_two(-e.fraction);
+    const struct standard_rounding r = standard_rounding_of(element);
+    const struct lanes l = *lanes;
+    const int emax = element->emax;
     float *x = piece->values;
     for (int p = 0; p < piece->count; p++, x += BLOCK_CHANNELS)
         for (int i = 0; i < BLOCK_CHANNELS; i++) {
-            float scale = lanes.scales[i], reciprocal = lanes.reciprocals[i];
+            float scale = l.scales[i], reciprocal = l.reciprocals[i];
             if (scaling != BY_PLANE) {
-                int32_t maximum = scaling == BY_PIXEL ? maxima[p] : (int32_t)(bits_of(x[i]) & 0x7fffffff);
-                int exponent = (maximum >> 23) - 127 - e.emax; // zero and subnormal maxima end up at the lower limit in any case
-                exponent = exponent < -127 ? -127 : exponent;
+                int exponent = microscaling_exponent(emax, scaling == BY_PIXEL ? maxima[p] : magnitude_bits(x[i]));
                 scale = power_of_two(exponent);
                 reciprocal = power_of_two(-exponent);
             }
-            float v = fabsf(x[i]) * reciprocal;
-            uint32_t power = bits_of(v > smallest ? v : smallest) & 0x7f800000;
-            float rounded;
-            if (stochastic) {
-                const struct mls_plane_keys keys = {lanes.first[i], lanes.second[i]};
-                rounded = stochastically(v, power, fraction, step, mls_random_hash(keys, (uint32_t)piece->first + (uint32_t)p));
-            } else {
-                rounded = to_nearest(v, power, steps);
-            }
-            x[i] = copysignf(rounded < e.largest ? rounded : e.largest, x[i]) * scale;
+            uint32_t hash = stochastic ? hash_of(&l, i, (uint32_t)piece->first + (uint32_t)p) : 0;
+            x[i] = round_standard(&r, x[i], reciprocal, stochastic, hash) * scale;
         }
 }
 
-#define ROUND_STANDARD(name, scaling, stochastic)                                                                              \
+#define ROUND_ELEMENTS(name, scaling, stochastic)                                                                              \
     VECTORIZED static void name(const struct standard_element *element, const struct piece *piece, const struct lanes *lanes,  \
                                 const int32_t *maxima)                                                                         \
     {                                                                                                                          \
-        round_standard(element, piece, lanes, maxima, scaling, stochastic);                                                    \
+        round_elements(element, piece, lanes, maxima, scaling, stochastic);                                                    \
     }
-ROUND_STANDARD(round_by_plane, BY_PLANE, false)
-ROUND_STANDARD(round_by_plane_stochastically, BY_PLANE, true)
-ROUND_STANDARD(round_by_pixel, BY_PIXEL, false)
-ROUND_STANDARD(round_by_pixel_stochastically, BY_PIXEL, true)
-ROUND_STANDARD(round_by_element, BY_ELEMENT, false)
-ROUND_STANDARD(round_by_element_stochastically, BY_ELEMENT, true)
+ROUND_ELEMENTS(round_by_plane, BY_PLANE, false)
+ROUND_ELEMENTS(round_by_plane_stochastically, BY_PLANE, true)
+ROUND_ELEMENTS(round_by_pixel, BY_PIXEL, false)
+ROUND_ELEMENTS(round_by_pixel_stochastically, BY_PIXEL, true)
+ROUND_ELEMENTS(round_by_element, BY_ELEMENT, false)
+ROUND_ELEMENTS(round_by_element_stochastically, BY_ELEMENT, true)
 
-// What mls_quantize_element needs of a format.
-struct integer_format {
-    int bits, exponent, mantissa, lowest, largest;
-    float unit;
-};
-
-static struct integer_format integer_format_of(const struct mls_format *format)
+VECTORIZED static void round_integers(const struct mls_format *format, const struct piece *piece, const struct lanes *lanes)
 {
-    return (struct integer_format){.bits = mls_quantizer_bits(format), .exponent = format->exponent, .mantissa = format->mantissa,
-                                   .lowest = format->exponent ? 1 - (1 << format->exponent) : 0, .largest = mls_largest_integer(format),
-                                   .unit = ldexpf(1.0f, -mls_fraction_bits(format))};
-}
-
-// The signed integer of x. `stochastic`: a constant.
-VECTOR_INLINE int32_t integer_of(const struct integer_format *f, float x, float reciprocal, const bool stochastic, uint32_t random)
-{
-    float scaled = rintf((fabsf(x) * reciprocal) * (float)(1 << f->bits)), limit = (float)((1 << f->bits) - 1);
-    int32_t y = (int32_t)(scaled < limit ? scaled : limit), lowest = f->lowest;
-    int32_t e = (int32_t)(bits_of((float)y) >> 23) - 127 - f->bits; // floor(log2 y); y < 2^24 is exact
-    e = e < lowest ? lowest : e > -1 ? -1 : e;
-    if (f->exponent == 0) e = 0;
-    int32_t dropped = f->bits + e - f->mantissa; // at least Q - F, which is 8 or more
-    y += stochastic ? (int32_t)(random & ((1u << dropped) - 1)) : 1 << (dropped - 1);
-    int32_t integer = (y >> dropped) << (e - lowest);
-    integer = integer > f->largest ? f->largest : integer;
-    return x < 0 ? -integer : integer;
-}
-
-VECTORIZED static void round_integers_to_nearest(const struct integer_format *format, const struct piece *piece, const struct lanes *lanes)
-{
-    const struct integer_format f = *format;
+    const struct integer_rounding r = integer_rounding_of(format);
+    const struct lanes l = *lanes;
     float *x = piece->values;
     for (int p = 0; p < piece->count; p++, x += BLOCK_CHANNELS)
-        for (int i = 0; i < BLOCK_CHANNELS; i++)
-            x[i] = lanes->scales[i] * ((float)integer_of(&f, x[i], lanes->reciprocals[i], false, 0) * f.unit);
+        for (int i = 0; i < BLOCK_CHANNELS; i++) x[i] = l.scales[i] * ((float)round_integer(&r, x[i], l.reciprocals[i], false, 0) * r.unit);
 }
 
-VECTORIZED static void round_integers_stochastically(const struct integer_format *format, const struct piece *piece, const struct lanes *lanes)
+VECTORIZED static void round_integers_stochastically(const struct mls_format *format, const struct piece *piece, const struct lanes *lanes)
 {
-    const struct integer_format f = *format;
+    const struct integer_rounding r = integer_rounding_of(format);
+    const struct lanes l = *lanes;
     float *x = piece->values;
     for (int p = 0; p < piece->count; p++, x += BLOCK_CHANNELS) {
-        uint32_t position = (uint32_t)piece->first + (uint32_t)p, high = position / 16 % 2 * 16; // mls_random_bits
-        uint32_t counter = f.bits > 16 ? position : position / 32 * 16 + position % 16;
+        const uint32_t position = (uint32_t)piece->first + (uint32_t)p, counter = random_counter(r.bits, position);
         for (int i = 0; i < BLOCK_CHANNELS; i++) {
-            uint32_t hash = mls_random_hash((struct mls_plane_keys){lanes->first[i], lanes->second[i]}, counter);
-            uint32_t random = f.bits > 16 ? hash >> 8 : hash >> high & 0xffff;
-            x[i] = lanes->scales[i] * ((float)integer_of(&f, x[i], lanes->reciprocals[i], true, random) * f.unit);
+            uint32_t random = random_part(r.bits, position, hash_of(&l, i, counter));
+            x[i] = l.scales[i] * ((float)round_integer(&r, x[i], l.reciprocals[i], true, random) * r.unit);
         }
     }
 }
@@ -189,12 +119,10 @@ VECTORIZED static void round_integers_stochastically(const struct integer_format
 static void round_piece(const struct work *w, const struct piece *piece, const struct lanes *lanes)
 {
     bool stochastic = w->request->format->rounding == MLS_STOCHASTIC;
-    if (w->element) {
+    if (w->element)
         (stochastic ? round_by_plane_stochastically : round_by_plane)(w->element, piece, lanes, NULL);
-        return;
-    }
-    struct integer_format format = integer_format_of(w->request->format);
-    (stochastic ? round_integers_stochastically : round_integers_to_nearest)(&format, piece, lanes);
+    else
+        (stochastic ? round_integers_stochastically : round_integers)(w->request->format, piece, lanes);
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -202,6 +130,7 @@ static void round_piece(const struct work *w, const struct piece *piece, const s
 
 static void set_keys(const struct work *w, int image, int block, struct lanes *lanes)
 {
+    if (w->request->format->rounding != MLS_STOCHASTIC) return;
     for (int i = 0; i < lanes_of(w, block); i++) {
         uint64_t plane = (uint64_t)image * (uint64_t)w->channels + (uint64_t)(block * BLOCK_CHANNELS + i);
         struct mls_plane_keys keys = mls_plane_keys_of(w->request->tensor_key, plane);
@@ -250,31 +179,34 @@ static float larger(float a, float b)
     return bits_of(a) > bits_of(b) ? a : b; // not negative; a NaN is above all
 }
 
+static float *groups_of_image(const struct work *w, int image)
+{
+    return w->groups + mls_group_index(&w->grouping, image, 0);
+}
+
 static bool find_scales(struct work *w)
 {
     const struct rounded_request *r = w->request;
     float largest = 0;
-    for (int n = 0; n < r->dims[0]; n++)
+    for (int n = 0; n < r->dims[0]; n++) {
+        const float *maxima = w->maxima + plane_of(w, n, 0);
+        float *groups = w->element ? NULL : groups_of_image(w, n);
         for (int c = 0; c < w->channels; c++) {
-            float maximum = w->maxima[plane_of(w, n, 0) + (size_t)c];
-            largest = larger(maximum, largest);
-            if (w->element) continue;
-            float *group = &w->groups[mls_group_index(&w->grouping, n, c)];
-            *group = larger(maximum, *group);
+            largest = larger(maxima[c], largest);
+            if (groups) groups[w->columns[c]] = larger(maxima[c], groups[w->columns[c]]);
         }
-    if (!isfinite(largest)) return false;
-    if (w->element) {
-        w->tensor_scale = largest < 0x1p-60f ? 0 : largest / w->element->largest;
-        return true;
     }
-    return mls_scales(r->format, w->groups, w->grouping.blocks[0] * w->grouping.blocks[1], &w->tensor_scale, w->groups);
+    if (!isfinite(largest)) return false;
+    if (!w->element) return mls_scales(r->format, w->groups, w->grouping.blocks[0] * w->grouping.blocks[1], &w->tensor_scale, w->groups);
+    w->tensor_scale = largest < 0x1p-60f ? 0 : largest / w->element->largest;
+    return true;
 }
 
 static void set_scales(const struct work *w, int image, int block, struct lanes *lanes)
 {
+    const float *groups = w->element ? NULL : groups_of_image(w, image);
     for (int i = 0; i < lanes_of(w, block); i++) {
-        float scale = w->tensor_scale;
-        if (!w->element) scale *= w->groups[mls_group_index(&w->grouping, image, block * BLOCK_CHANNELS + i)];
+        float scale = groups ? w->tensor_scale * groups[w->columns[block * BLOCK_CHANNELS + i]] : w->tensor_scale;
         lanes->scales[i] = scale;
         lanes->reciprocals[i] = w->tensor_scale > 0 ? 1.0f / scale : 0;
     }
@@ -300,7 +232,7 @@ static void round_planes(void *context, int image, int thread)
 
 enum { PARTS = MICROSCALING_BLOCK / BLOCK_CHANNELS };
 
-// maxima[count] = max(maxima, |value| of each pixel's 16) as bits; a NaN is above all. Returns the largest.
+// maxima[count] = max(maxima, |value| of each pixel's 16) as magnitude_bits. Returns the largest.
 VECTORIZED static int32_t find_pixel_maxima(const struct piece *piece, int32_t *maxima)
 {
     const float *x = piece->values;
@@ -308,7 +240,7 @@ VECTORIZED static int32_t find_pixel_maxima(const struct piece *piece, int32_t *
     for (int p = 0; p < piece->count; p++, x += BLOCK_CHANNELS) {
         int32_t largest = maxima[p];
         for (int i = 0; i < BLOCK_CHANNELS; i++) {
-            int32_t bits = (int32_t)(bits_of(x[i]) & 0x7fffffff);
+            int32_t bits = magnitude_bits(x[i]);
             largest = bits > largest ? bits : largest;
         }
         maxima[p] = largest;
@@ -325,7 +257,7 @@ static bool round_pixels(const struct work *w, int image, int block, int parts, 
     bool finite = true, stochastic = w->request->format->rounding == MLS_STOCHASTIC, alone = w->request->convolution_groups > 1;
     for (int k = 0; k < parts; k++) {
         pieces[k] = read_piece(w, image, block + k, pixel);
-        finite = find_pixel_maxima(&pieces[k], maxima) < 0x7f800000 && finite;
+        finite = find_pixel_maxima(&pieces[k], maxima) < NOT_FINITE && finite;
     }
     for (int k = 0; finite && k < parts; k++)
         (alone ? stochastic ? round_by_element_stochastically : round_by_element
@@ -352,9 +284,11 @@ static bool allocate(struct work *w, struct error *error)
 {
     if (!w->maxima)
         w->maxima = w->plane_maxima = memory_allocate(plane_of(w, w->request->dims[0], 0), sizeof(float), error);
-    if (!w->element)
-        w->groups = memory_allocate((size_t)w->grouping.blocks[0] * (size_t)w->grouping.blocks[1], sizeof(float), error);
-    return w->maxima && (w->element || w->groups);
+    if (w->element || !w->maxima) return w->maxima != NULL;
+    w->groups = memory_allocate((size_t)w->grouping.blocks[0] * (size_t)w->grouping.blocks[1], sizeof(float), error);
+    w->columns = w->groups ? memory_allocate((size_t)w->channels, sizeof(int), error) : NULL;
+    for (int c = 0; w->columns && c < w->channels; c++) w->columns[c] = mls_group_index(&w->grouping, 0, c);
+    return w->columns != NULL;
 }
 
 static bool round_by_planes(struct work *w, struct thread_pool *pool, struct error *error)
@@ -365,6 +299,7 @@ static bool round_by_planes(struct work *w, struct thread_pool *pool, struct err
     if (good && !w->failed) thread_pool_run(pool, w->request->dims[0], round_planes, w);
     memory_release(w->plane_maxima);
     memory_release(w->groups);
+    memory_release(w->columns);
     return good;
 }
 
