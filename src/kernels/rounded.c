@@ -230,18 +230,18 @@ static void round_planes(void *context, int image, int thread)
 // ---------------------------------------------------------------------------------------------
 // Microscaling: a scale for each pixel of MICROSCALING_BLOCK channels
 
-enum { PARTS = MICROSCALING_BLOCK / BLOCK_CHANNELS };
+enum { PARTS = MICROSCALING_BLOCK / BLOCK_CHANNELS }; // 2
 
-// maxima[count] = max(maxima, |value| of each pixel's 16) as magnitude_bits. Returns the largest.
-VECTORIZED static int32_t find_pixel_maxima(const struct piece *piece, int32_t *maxima)
+// maxima[count] = the largest |value| over the lanes of both blocks at a pixel, as magnitude_bits; a NaN is above all. Returns the
+// largest of them.
+VECTORIZED static int32_t find_pixel_maxima(const float *a, const float *b, int count, int32_t *maxima)
 {
-    const float *x = piece->values;
     int32_t all = 0;
-    for (int p = 0; p < piece->count; p++, x += BLOCK_CHANNELS) {
-        int32_t largest = maxima[p];
+    for (int p = 0; p < count; p++, a += BLOCK_CHANNELS, b += BLOCK_CHANNELS) {
+        int32_t largest = 0;
         for (int i = 0; i < BLOCK_CHANNELS; i++) {
-            int32_t bits = magnitude_bits(x[i]);
-            largest = bits > largest ? bits : largest;
+            int32_t one = magnitude_bits(a[i]), other = magnitude_bits(b[i]), both = one > other ? one : other;
+            largest = both > largest ? both : largest;
         }
         maxima[p] = largest;
         all = largest > all ? largest : all;
@@ -253,16 +253,14 @@ VECTORIZED static int32_t find_pixel_maxima(const struct piece *piece, int32_t *
 static bool round_pixels(const struct work *w, int image, int block, int parts, size_t pixel, const struct lanes *lanes)
 {
     struct piece pieces[PARTS];
-    int32_t maxima[PIECE_PIXELS] = {0};
-    bool finite = true, stochastic = w->request->format->rounding == MLS_STOCHASTIC, alone = w->request->convolution_groups > 1;
-    for (int k = 0; k < parts; k++) {
-        pieces[k] = read_piece(w, image, block + k, pixel);
-        finite = find_pixel_maxima(&pieces[k], maxima) < NOT_FINITE && finite;
-    }
-    for (int k = 0; finite && k < parts; k++)
+    int32_t maxima[PIECE_PIXELS];
+    bool stochastic = w->request->format->rounding == MLS_STOCHASTIC, alone = w->request->convolution_groups > 1;
+    for (int k = 0; k < parts; k++) pieces[k] = read_piece(w, image, block + k, pixel);
+    if (find_pixel_maxima(pieces[0].values, pieces[parts - 1].values, pieces[0].count, maxima) >= NOT_FINITE) return false;
+    for (int k = 0; k < parts; k++)
         (alone ? stochastic ? round_by_element_stochastically : round_by_element
                : stochastic ? round_by_pixel_stochastically : round_by_pixel)(w->element, &pieces[k], &lanes[k], maxima);
-    return finite;
+    return true;
 }
 
 static void round_microscaling(void *context, int image, int thread)
