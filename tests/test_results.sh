@@ -10,8 +10,8 @@ mkdir "$work/tiny-imagenet-32"
 python3 tests/make_picture_data.py "$work/tiny-imagenet-32"
 train() { # FOLDER ARGUMENTS...: two steps of two pictures
   local folder=$1; shift
-  scripts/results-training tiny-imagenet --results "$work/$folder" --epochs 1 --set connected.output=4 --set batch=2 --set max_batches=2 "$@" \
-    >"$work/out" 2>"$work/err"
+  scripts/results-training tiny-imagenet --results "$work/$folder" --epochs 1 --set connected.output=4 --set batch=2 --set max_batches=2 \
+    "$@" >"$work/out" 2>"$work/err"
 }
 says() { grep -qF -- "$1" "$work/out" "$work/err"; }
 last() { sha256sum <"$work/$1/tiny-imagenet/$2/seed$3/last.safetensors"; }

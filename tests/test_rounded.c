@@ -66,7 +66,8 @@ static void check_tensor(const struct case_of_format *c, enum mls_operand operan
     for (int threads = 0; threads < 2; threads++) {
         assert_true(mls_simulate(&c->format, operand, x, dims, groups, key, threads ? pool : NULL, found, NULL));
         if (memcmp(wanted, found, count * sizeof(float)) != 0)
-            fail_msg("%s, operand %d, group %d size %d: mls_simulate differs", c->name, operand, (int)c->format.group, c->format.group_size);
+            fail_msg("%s, operand %d, group %d size %d: mls_simulate differs", c->name, operand, (int)c->format.group,
+                     c->format.group_size);
     }
     if (operand == MLS_WEIGHT) return;
     to_blocked(x, dims, map);
@@ -147,7 +148,8 @@ static void test_sources(void **state)
         for (int i = 0; i < 32; i++) constants[k][i] = 1 + 0.3f * random_normal(&stream);
     for (size_t k = 0; k < 6; k++) {
         struct source source = {.kind = k % 2 ? SOURCE_ERROR : SOURCE_NORMALIZED, .activation = PIECEWISE_RELU, .x = x, .delta = delta,
-                                .multiplier = constants[0], .offset = constants[1], .coefficients = {constants[2], constants[3], constants[4]}};
+                                .multiplier = constants[0], .offset = constants[1],
+                                .coefficients = {constants[2], constants[3], constants[4]}};
         float maxima[2 * 32];
         struct mls_format format;
         for (int block = 0; block < 4; block++) {
@@ -159,7 +161,8 @@ static void test_sources(void **state)
         assert_true(mls_preset(names[k / 2], MLS_ACTIVATION, &format));
         plain(&format, MLS_ACTIVATION, planar, dims, 1, 0, planar);
         to_blocked(planar, dims, wanted);
-        struct rounded_request request = {.format = &format, .operand = MLS_ACTIVATION, .dims = {2, CHANNELS, 5, 7}, .convolution_groups = 1};
+        struct rounded_request request = {.format = &format, .operand = MLS_ACTIVATION, .dims = {2, CHANNELS, 5, 7},
+                                          .convolution_groups = 1};
         for (int known = 0; known < 2; known++) {
             request.maxima = known ? maxima : NULL;
             assert_true(rounded_map(&request, pool, &source, found, NULL));

@@ -72,7 +72,8 @@ VECTORIZED static void round_to_nearest(const struct integer_rounding *rounding,
         values[k] = e->scales[k] * ((float)round_integer(&r, x[k], e->reciprocals[k], false, 0) * r.unit);
 }
 
-VECTORIZED static void round_stochastically(const struct integer_rounding *rounding, const struct elements *e, const float *x, float *values)
+VECTORIZED static void round_stochastically(const struct integer_rounding *rounding, const struct elements *e, const float *x,
+                                            float *values)
 {
     const struct integer_rounding r = *rounding;
     for (int k = 0; k < e->count; k++) {
