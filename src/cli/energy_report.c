@@ -226,6 +226,15 @@ static struct json_object *traffic_json(const struct energy_report *r, const str
     return memory;
 }
 
+static struct json_object *bits_json(const struct operations *operations)
+{
+    struct json_object *object = json_object_new_object();
+    double bits[3];
+    bits_of_elements(operations, bits);
+    for (int k = 0; k < 3; k++) add_number(object, operand_names[k], bits[k]);
+    return object;
+}
+
 // With `all` also each operation.
 static struct json_object *run_json(const struct energy_report *r, const struct operations *operations, bool all)
 {
@@ -233,6 +242,7 @@ static struct json_object *run_json(const struct energy_report *r, const struct 
     struct json_object *run = json_object_new_object();
     add_number(run, "pj", sums.total / r->images);
     add_number(run, "low_bit_convolutions_pj", sums.low_bit / r->images);
+    json_object_object_add(run, "bits", bits_json(operations));
     json_object_object_add(run, "kinds", kinds_json(r, &sums));
     if (r->memory) json_object_object_add(run, "memory", traffic_json(r, operations));
     if (all) json_object_object_add(run, "operations", operations_json(r, operations));

@@ -161,19 +161,6 @@ static struct cfg *read_cfg(const struct sweep_plan *plan, const struct argument
     return NULL;
 }
 
-// Mean bits of the elements of each operand that low-bit convolutions read.
-static void set_bits(const struct operations *operations, double bits[3])
-{
-    double elements[3] = {0}, sums[3] = {0};
-    for (size_t i = 0; i < operations->traffic_count; i++) {
-        const struct traffic *t = &operations->traffic[i];
-        if (!t->low_bit || t->scales) continue;
-        elements[t->operand] += t->elements;
-        sums[t->operand] += t->elements * t->bits;
-    }
-    for (int k = 0; k < 3; k++) bits[k] = elements[k] > 0 ? sums[k] / elements[k] : 32;
-}
-
 static bool measure(const struct network *network, const struct training_settings *training, const struct energy_table *table,
                     struct sweep_row *row, struct diagnostics *diagnostics)
 {
@@ -183,7 +170,7 @@ static bool measure(const struct network *network, const struct training_setting
     struct operations other = {.images = images, .training = true, .instead = fp32 ? &fp32->arithmetic : NULL};
     bool good = network_operations(network, training, &own) && network_operations(network, training, &other);
     if (good) {
-        set_bits(&own, row->bits);
+        bits_of_elements(&own, row->bits);
         row->energy = energy_sum(&table->prices, &own, -1).total / images / 1e6;
         row->fp32_energy = energy_sum(&table->prices, &other, -1).total / images / 1e6;
     } else {

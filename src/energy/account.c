@@ -39,3 +39,15 @@ int traffic_sum(const struct operations *operations, struct traffic_row rows[MOS
     }
     return used;
 }
+
+void bits_of_elements(const struct operations *operations, double bits[3])
+{
+    double elements[3] = {0}, sums[3] = {0};
+    for (size_t i = 0; i < operations->traffic_count; i++) {
+        const struct traffic *t = &operations->traffic[i];
+        if (!t->low_bit || t->scales) continue;
+        elements[t->operand] += t->elements;
+        sums[t->operand] += t->elements * t->bits;
+    }
+    for (int k = 0; k < 3; k++) bits[k] = elements[k] > 0 ? sums[k] / elements[k] : 32;
+}

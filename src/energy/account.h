@@ -22,4 +22,7 @@ struct traffic_row {
 // The number of rows used; *total is the sum of all.
 int traffic_sum(const struct operations *operations, struct traffic_row rows[MOST_TRAFFIC_ROWS], struct traffic_row *total);
 
+// Mean bits of the elements of each operand (enum mls_operand) that low-bit convolutions read; 32 where there are none.
+void bits_of_elements(const struct operations *operations, double bits[3]);
+
 #endif

@@ -4,7 +4,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
-#include "mls/quantize.h"
+#include "mls/elements.h"
 
 static const struct standard_element elements[] = {
     {MLS_FAMILY_MICROSCALING, "mxfp4", 2, 1, 1, 0, 2, 6},
@@ -47,59 +47,19 @@ int standard_blocks(enum mls_operand operand, const int dims[4], int convolution
     return mls_block_count(dims[1], operand == MLS_WEIGHT ? 1 : convolution_groups, MICROSCALING_BLOCK);
 }
 
-// ---------------------------------------------------------------------------------------------
-// Bits of fp32 numbers
-
-static uint32_t bits_of(float x)
-{
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return bits;
-}
-
-static float float_of(uint32_t bits)
-{
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
-// 2^e, -127 <= e <= 127.
-static float power_of_two(int e)
-{
-    return float_of(e > -127 ? (uint32_t)(e + 127) << 23 : 0x400000);
-}
-
-// ---------------------------------------------------------------------------------------------
-// Elements: out = x * inverse, rounded. The bits of a number without its fraction are the power of two below it; one step of
-// the format is that times 2^-fraction, and below 2^emin that of 2^emin.
-
 enum { MOST_PIXELS = 256 };
 
-// v + 2^23 steps has no bits below a step: the addition rounds, to nearest with ties to even.
-static void round_to_nearest(const struct standard_element *e, const float *x, const float *inverses, float *out, int count)
+VECTORIZED static void round_to_nearest(const struct standard_element *e, const float *x, const float *inverses, float *out, int count)
 {
-    float smallest = power_of_two(e->emin), steps = power_of_two(23 - e->fraction), largest = e->largest;
-    for (int i = 0; i < count; i++) {
-        float v = fabsf(x[i]) * inverses[i];
-        float offset = float_of(bits_of(v > smallest ? v : smallest) & 0x7f800000) * steps;
-        float rounded = (v + offset) - offset;
-        out[i] = copysignf(rounded < largest ? rounded : largest, x[i]);
-    }
+    const struct standard_rounding r = standard_rounding_of(e);
+    for (int i = 0; i < count; i++) out[i] = round_standard(&r, x[i], inverses[i], false, 0);
 }
 
-static void round_stochastically(const struct standard_element *e, const float *x, const float *inverses, float *out, int count,
-                                 struct mls_plane_keys keys, uint32_t position)
+VECTORIZED static void round_stochastically(const struct standard_element *e, const float *x, const float *inverses, float *out, int count,
+                                            struct mls_plane_keys keys, uint32_t position)
 {
-    float smallest = power_of_two(e->emin), fraction = power_of_two(e->fraction), step = power_of_two(-e->fraction), largest = e->largest;
-    for (int i = 0; i < count; i++) {
-        float v = fabsf(x[i]) * inverses[i];
-        uint32_t power = bits_of(v > smallest ? v : smallest) & 0x7f800000;
-        float steps = v * float_of(0x7f000000 - power) * fraction, whole = (float)(int32_t)steps;
-        float random = (float)(int32_t)mls_random_bits(keys, position + (uint32_t)i, 24) * 0x1p-24f;
-        float rounded = (whole + (steps - whole > random ? 1.0f : 0.0f)) * (float_of(power) * step);
-        out[i] = copysignf(rounded < largest ? rounded : largest, x[i]);
-    }
+    const struct standard_rounding r = standard_rounding_of(e);
+    for (int i = 0; i < count; i++) out[i] = round_standard(&r, x[i], inverses[i], true, mls_random_hash(keys, position + (uint32_t)i));
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -115,6 +75,7 @@ struct work {
     const float *x;
     float tensor_scale; // FP8
     const struct standard_result *result;
+    atomic_int_least32_t largest; // FP8: magnitude_bits of the tensor
     atomic_bool failed;
 };
 
@@ -132,13 +93,13 @@ static void quantize_pixels(const struct work *w, int i, int channel, size_t pix
     for (int p = 0; w->result->values && p < count; p++) w->result->values[at + (size_t)p] = rounded[p] * scales[p];
 }
 
-// max |x| of each pixel over the channels, as bits, which are in the same order as the numbers, with a NaN above all.
-static void find_maxima(const struct work *w, const float *x, int channels, int count, int32_t *maxima)
+// max |x| of each pixel over the channels, as magnitude_bits.
+VECTORIZED static void find_maxima(const float *x, size_t plane, int channels, int count, int32_t *maxima)
 {
     memset(maxima, 0, (size_t)count * sizeof *maxima);
     for (int c = 0; c < channels; c++)
         for (int p = 0; p < count; p++) {
-            int32_t bits = (int32_t)(bits_of(x[(size_t)c * w->plane + (size_t)p]) & 0x7fffffff);
+            int32_t bits = magnitude_bits(x[(size_t)c * plane + (size_t)p]);
             maxima[p] = bits > maxima[p] ? bits : maxima[p];
         }
 }
@@ -147,11 +108,10 @@ static void quantize_block(struct work *w, int i, int block, int first, int chan
 {
     int32_t maxima[MOST_PIXELS];
     float scales[MOST_PIXELS], inverses[MOST_PIXELS];
-    find_maxima(w, w->x + ((size_t)i * (size_t)w->dims[1] + (size_t)first) * w->plane + pixel, channels, count, maxima);
+    find_maxima(w->x + ((size_t)i * (size_t)w->dims[1] + (size_t)first) * w->plane + pixel, w->plane, channels, count, maxima);
     for (int p = 0; p < count; p++) {
-        if (maxima[p] >= 0x7f800000) w->failed = true;
-        int e = (maxima[p] >> 23) - 127 - w->element->emax; // zero and subnormal maxima end up at the lower limit in any case
-        if (e < -127) e = -127;
+        if (maxima[p] >= NOT_FINITE) w->failed = true;
+        int e = microscaling_exponent(w->element->emax, maxima[p]);
         scales[p] = power_of_two(e);
         inverses[p] = power_of_two(-e);
     }
@@ -192,18 +152,37 @@ static void fp8_task(void *context, int i, int thread)
         }
 }
 
-static void find_tensor_scale(struct work *w)
+VECTORIZED static int32_t largest_of(const float *x, size_t count)
 {
     int32_t largest = 0;
-    size_t count = (size_t)w->dims[0] * (size_t)w->dims[1] * w->plane;
     for (size_t k = 0; k < count; k++) {
-        int32_t bits = (int32_t)(bits_of(w->x[k]) & 0x7fffffff);
+        int32_t bits = magnitude_bits(x[k]);
         largest = bits > largest ? bits : largest;
     }
-    float maximum = float_of((uint32_t)largest);
-    w->failed = largest >= 0x7f800000;
+    return largest;
+}
+
+static void largest_task(void *context, int i, int thread)
+{
+    (void)thread;
+    struct work *w = context;
+    size_t count = (size_t)w->dims[1] * w->plane;
+    int32_t largest = largest_of(w->x + (size_t)i * count, count), found = w->largest;
+    while (largest > found && !atomic_compare_exchange_weak(&w->largest, &found, largest)) {}
+}
+
+static void find_tensor_scale(struct work *w)
+{
+    float maximum = float_of((uint32_t)w->largest);
+    w->failed = w->largest >= NOT_FINITE;
     w->tensor_scale = maximum < 0x1p-60f ? 0 : maximum / w->element->largest;
     if (w->result->scales) w->result->scales[0] = w->tensor_scale;
+}
+
+static void run(struct thread_pool *pool, thread_task task, struct work *w)
+{
+    if (pool) thread_pool_run(pool, w->dims[0], task, w);
+    for (int i = 0; !pool && i < w->dims[0]; i++) task(w, i, 0);
 }
 
 bool standard_quantize(const struct mls_format *format, enum mls_operand operand, const float *x, const int dims[4],
@@ -214,9 +193,12 @@ bool standard_quantize(const struct mls_format *format, enum mls_operand operand
                      .plane = (size_t)dims[2] * (size_t)dims[3], .parts = operand == MLS_WEIGHT ? 1 : convolution_groups,
                      .blocks = standard_blocks(operand, dims, convolution_groups), .tensor_key = tensor_key, .x = x, .result = result};
     if (!w.element) return error_set(error, "not a format of mls/standard.h");
-    thread_task task = format->family == MLS_FAMILY_FP8 ? fp8_task : microscaling_task;
-    if (task == fp8_task) find_tensor_scale(&w);
-    if (!w.failed && pool) thread_pool_run(pool, dims[0], task, &w);
-    for (int i = 0; !w.failed && !pool && i < dims[0]; i++) task(&w, i, 0);
+    if (format->family == MLS_FAMILY_FP8) {
+        run(pool, largest_task, &w);
+        find_tensor_scale(&w);
+        if (!w.failed) run(pool, fp8_task, &w);
+    } else {
+        run(pool, microscaling_task, &w);
+    }
     return !w.failed || mls_report_not_finite(x, dims, error);
 }

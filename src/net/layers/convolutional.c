@@ -4,13 +4,13 @@
 //   packed      MLS integers, fast kernels
 //   direct      mls=0: fp32, fast kernels
 //   reference   MLS integers, plain C: shapes that the fast kernels do not take
-//   simulated   MLS formats whose integers do not fit 8 bits, other formats, or some operands left in fp32
-//               (network->plain_operands): fp32 arithmetic on dequantized operands, by the fast kernels where they take the shape, else
-//               by CBLAS
+//   rounded     MLS formats whose integers do not fit 8 bits, other formats, or some operands left in fp32
+//               (network->plain_operands): operands rounded to the values of the format, then as direct
+//   simulated   the same for shapes that the direct kernels do not take: CBLAS
 //   blas        mls=0, shapes that the direct kernels do not take (convolution groups of several channels): fp32, CBLAS
 //
-// The last three work on planar copies of the maps. The first two read sources (kernels/source.h): the batch normalization
-// and activation before them are done as they read.
+// Reference, simulated and blas work on planar copies of the maps. The others read sources (kernels/source.h): the batch
+// normalization and activation before them are done as they read.
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -18,6 +18,7 @@
 #include "base/memory.h"
 #include "kernels/direct.h"
 #include "kernels/packed.h"
+#include "kernels/rounded.h"
 #include "mls/presets.h"
 #include "mls/simulate.h"
 #include "net/batch_normalization.h"
@@ -54,7 +55,7 @@ static const struct option_description options[] = {
 };
 // clang-format on
 
-enum mode { MODE_DIRECT, MODE_PACKED, MODE_REFERENCE, MODE_SIMULATED, MODE_BLAS };
+enum mode { MODE_DIRECT, MODE_PACKED, MODE_ROUNDED, MODE_REFERENCE, MODE_SIMULATED, MODE_BLAS };
 
 struct convolutional {
     enum mode mode;
@@ -69,19 +70,19 @@ struct convolutional {
     float *error_bounds;    // [images][blocked filters]; MODE_PACKED with batch normalization
     struct packed_convolution *packed;
     struct direct_convolution *direct;
+    float *rounded_input, *rounded_errors; // MODE_ROUNDED: maps
     // Planar modes:
     float *planar_input, *planar_output; // x; z and the errors
     float *planar_input_error;
     float *partial;                      // of the fp32 weight gradient
     struct mls_tensor quantized[3];      // reference, by operand
-    float *dequantized[3];               // simulated
-    float *rounded_input, *rounded_errors; // simulated by `direct`: blocked copies of two of them
+    float *dequantized[3];               // simulated; of weights also MODE_ROUNDED
     float *scratch_gradient;             // reference
 };
 
 static bool reads_sources(const struct convolutional *c)
 {
-    return c->mode == MODE_PACKED || c->mode == MODE_DIRECT;
+    return c->mode == MODE_PACKED || c->mode == MODE_DIRECT || c->mode == MODE_ROUNDED;
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -103,7 +104,7 @@ static bool choose_mode(struct layer *layer, struct convolutional *c, const stru
     unsigned plain = layer->network->plain_operands & MLS_ALL_OPERANDS;
     if (!mls || plain == MLS_ALL_OPERANDS) return true;
     bool fits = mls_fits_int8(&c->formats[0]) && mls_fits_int8(&c->formats[1]) && mls_fits_int8(&c->formats[2]);
-    c->mode = !fits || plain                                        ? MODE_SIMULATED
+    c->mode = !fits || plain                                        ? c->mode == MODE_DIRECT ? MODE_ROUNDED : MODE_SIMULATED
               : packed_supports(&c->shape, c->formats, &c->reason) ? MODE_PACKED
                                                                     : MODE_REFERENCE;
     return true;
@@ -150,19 +151,6 @@ static bool create_direct(struct layer *layer, struct convolutional *c, struct e
     return c->direct != NULL;
 }
 
-static bool create_rounded(struct layer *layer, struct convolutional *c, struct diagnostics *diagnostics)
-{
-    struct error error;
-    size_t images = (size_t)layer->network->max_images;
-    if (!create_direct(layer, c, &error)) {
-        diagnostics_add(diagnostics, layer->section->line, layer->section->name, "%s", error.message);
-        return false;
-    }
-    c->rounded_input = layer_allocate(layer, images * shape_stored(layer->input_shape), sizeof(float), diagnostics);
-    if (!c->rounded_input || !layer->network->for_training) return c->rounded_input != NULL;
-    return (c->rounded_errors = layer_allocate(layer, images * shape_stored(layer->output_shape), sizeof(float), diagnostics)) != NULL;
-}
-
 static bool create_planar(struct layer *layer, struct convolutional *c, struct diagnostics *diagnostics)
 {
     struct network *network = layer->network;
@@ -176,11 +164,20 @@ static bool create_planar(struct layer *layer, struct convolutional *c, struct d
         return (c->scratch_gradient = layer_allocate(layer, sizes[0], sizeof(float), diagnostics)) != NULL;
     for (int k = 0; k < 3 && good && c->mode == MODE_SIMULATED; k++)
         good = (c->dequantized[k] = layer_allocate(layer, sizes[k], sizeof(float), diagnostics)) != NULL;
-    if (good && c->mode == MODE_SIMULATED && direct_supports(&c->shape)) return create_rounded(layer, c, diagnostics);
     network_request_scratch(network, float_convolution_scratch(&c->shape));
     if (good && network->for_training)
         good = (c->partial = layer_allocate(layer, float_convolution_partial(&c->shape), sizeof(float), diagnostics)) != NULL;
     return good;
+}
+
+static bool create_rounded_maps(struct layer *layer, struct convolutional *c, struct diagnostics *diagnostics)
+{
+    size_t images = (size_t)layer->network->max_images;
+    c->dequantized[MLS_WEIGHT] = layer_allocate(layer, c->weights->count, sizeof(float), diagnostics);
+    c->rounded_input = layer_allocate(layer, images * shape_stored(layer->input_shape), sizeof(float), diagnostics);
+    if (layer->network->for_training)
+        c->rounded_errors = layer_allocate(layer, images * shape_stored(layer->output_shape), sizeof(float), diagnostics);
+    return c->dequantized[MLS_WEIGHT] && c->rounded_input && (c->rounded_errors || !layer->network->for_training);
 }
 
 static bool create_mode(struct layer *layer, struct convolutional *c, struct diagnostics *diagnostics)
@@ -189,7 +186,7 @@ static bool create_mode(struct layer *layer, struct convolutional *c, struct dia
     if (!reads_sources(c)) return create_planar(layer, c, diagnostics);
     bool good = c->mode == MODE_PACKED ? create_packed(layer, c, &error) : create_direct(layer, c, &error);
     if (!good) diagnostics_add(diagnostics, layer->section->line, layer->section->name, "%s", error.message);
-    return good;
+    return good && (c->mode != MODE_ROUNDED || create_rounded_maps(layer, c, diagnostics));
 }
 
 static void delta_ready(struct layer *layer, int image, const int32_t *gates);
@@ -273,7 +270,7 @@ static void describe(const struct layer *layer, char *text, size_t size)
 {
     const struct convolutional *c = layer->state;
     char formats[128] = "fp32";
-    static const char *const suffix[] = {"", "", " plain C", " simulated", ""};
+    static const char *const suffix[] = {"", "", " simulated", " plain C", " simulated", ""};
     if (c->mode != MODE_DIRECT && c->mode != MODE_BLAS) mls_formats_describe(c->formats, formats, sizeof formats);
     snprintf(text, size, "%dx%d/%d%s %s%s", c->shape.kernel_height, c->shape.kernel_width, c->shape.stride,
              c->shape.groups > 1 ? " grouped" : "", formats, suffix[c->mode]);
@@ -443,9 +440,11 @@ static struct float_convolution float_convolution_of(const struct layer *layer, 
     return f;
 }
 
+static const char *const operand_prefixes[] = {"weights: ", "activations: ", "errors: "};
+
+// To `quantized`, or where the layer computes in fp32 `dequantized`.
 static bool quantize(struct layer *layer, const struct pass *pass, enum mls_operand operand, const float *values, struct error *error)
 {
-    static const char *const names[] = {"weights: ", "activations: ", "errors: "};
     struct convolutional *c = layer->state;
     struct mls_format format = c->formats[operand];
     if (!pass->training) format.rounding = MLS_NEAREST;
@@ -457,40 +456,10 @@ static bool quantize(struct layer *layer, const struct pass *pass, enum mls_oper
     }
     mls_tensor_release(&c->quantized[operand]);
     uint64_t key = key_of(layer, pass, operand);
-    bool good = c->mode == MODE_SIMULATED
+    bool good = c->mode != MODE_REFERENCE
                     ? mls_simulate(&format, operand, values, dims, c->shape.groups, key, pass->pool, c->dequantized[operand], error)
                     : mls_quantize(&format, operand, values, dims, c->shape.groups, key, &c->quantized[operand], error);
-    return good || error_prefix(error, "%s", names[operand]);
-}
-
-// The operands as the direct kernels read them.
-static struct source rounded_source(const float *map)
-{
-    return (struct source){.kind = SOURCE_PLAIN, .x = map};
-}
-
-static bool forward_rounded(struct layer *layer, const struct pass *pass, float *z, struct error *error)
-{
-    struct convolutional *c = layer->state;
-    struct source input = rounded_source(c->rounded_input);
-    planar_to_map(pass, c->dequantized[MLS_ACTIVATION], layer->input_shape, c->rounded_input, false);
-    if (!direct_forward(c->direct, pass->pool, pass->images, c->dequantized[MLS_WEIGHT], &input, z, (struct image_done){0}, error))
-        return false;
-    lap(layer, pass, PART_CONVOLVE, 1, 1);
-    return true;
-}
-
-static bool backward_rounded(struct layer *layer, const struct pass *pass, struct delta_target target)
-{
-    struct convolutional *c = layer->state;
-    struct source input = rounded_source(c->rounded_input), errors = rounded_source(c->rounded_errors);
-    planar_to_map(pass, c->dequantized[MLS_ERROR], layer->output_shape, c->rounded_errors, false);
-    direct_weight_gradient(c->direct, pass->pool, pass->images, &input, &errors, c->weights->gradient);
-    lap(layer, pass, PART_WEIGHT_GRADIENT, 1, 1);
-    if (!target.values) return true;
-    direct_input_error(c->direct, pass->pool, pass->images, &errors, target.values, target.accumulate, target.done);
-    lap(layer, pass, PART_INPUT_ERROR, target.accumulate ? 2 : 1, 1);
-    return true;
+    return good || error_prefix(error, "%s", operand_prefixes[operand]);
 }
 
 static bool forward_planar(struct layer *layer, const struct pass *pass, float *z, struct error *error)
@@ -501,7 +470,6 @@ static bool forward_planar(struct layer *layer, const struct pass *pass, float *
     if (c->mode != MODE_BLAS && ((!pass->same_weights && !quantize(layer, pass, MLS_WEIGHT, c->weights->value, error)) ||
                                  !quantize(layer, pass, MLS_ACTIVATION, c->planar_input, error)))
         return false;
-    if (c->rounded_input) return forward_rounded(layer, pass, z, error);
     if (c->mode == MODE_BLAS)
         float_convolve_forward(&f, c->weights->value, c->planar_input, c->planar_output);
     else if (c->mode == MODE_SIMULATED)
@@ -531,7 +499,6 @@ static bool backward_planar(struct layer *layer, const struct pass *pass, struct
     const float *weights = c->weights->value, *input = c->planar_input, *errors = c->planar_output;
     planar_from_map(pass, layer->delta, layer->output_shape, c->planar_output);
     if (c->mode != MODE_BLAS && !quantize(layer, pass, MLS_ERROR, c->planar_output, error)) return false;
-    if (c->rounded_input) return backward_rounded(layer, pass, target);
     if (c->mode == MODE_SIMULATED) {
         weights = c->dequantized[MLS_WEIGHT];
         input = c->dequantized[MLS_ACTIVATION];
@@ -546,6 +513,50 @@ static bool backward_planar(struct layer *layer, const struct pass *pass, struct
     lap(layer, pass, PART_WEIGHT_GRADIENT, 1, 1);
     if (target.values) planar_to_map(pass, c->planar_input_error, layer->input_shape, target.values, target.accumulate);
     for (int image = 0; target.done.function && image < pass->images; image++) target.done.function(target.done.context, image);
+    return true;
+}
+
+// ---------------------------------------------------------------------------------------------
+// Rounded
+
+// The map rounded, or as it is where its operand is left in fp32; *rounded is what the direct kernels read.
+static bool round_map(struct layer *layer, const struct pass *pass, enum mls_operand operand, const struct source *map, float *values,
+                      struct source *rounded, struct error *error)
+{
+    const struct convolutional *c = layer->state;
+    struct mls_format format = c->formats[operand];
+    if (!pass->training) format.rounding = MLS_NEAREST;
+    struct rounded_request request = {.format = layer->network->plain_operands >> operand & 1 ? NULL : &format, .operand = operand,
+                                      .convolution_groups = c->shape.groups, .tensor_key = key_of(layer, pass, operand),
+                                      .maxima = operand == MLS_ACTIVATION ? known_maximum(layer) : NULL};
+    operand_dims(c, pass, operand, request.dims);
+    *rounded = (struct source){.kind = SOURCE_PLAIN, .x = values};
+    return rounded_map(&request, pass->pool, map, values, error) || error_prefix(error, "%s", operand_prefixes[operand]);
+}
+
+static bool forward_rounded(struct layer *layer, const struct pass *pass, float *z, struct image_done done, struct error *error)
+{
+    struct convolutional *c = layer->state;
+    struct source input = input_source(layer), rounded;
+    if (!quantize(layer, pass, MLS_WEIGHT, c->weights->value, error)) return false;
+    lap(layer, pass, PART_QUANTIZE_WEIGHTS, 0, 0);
+    if (!round_map(layer, pass, MLS_ACTIVATION, &input, c->rounded_input, &rounded, error) ||
+        !direct_forward(c->direct, pass->pool, pass->images, c->dequantized[MLS_WEIGHT], &rounded, z, done, error))
+        return false;
+    lap(layer, pass, PART_CONVOLVE, 3, 1);
+    return true;
+}
+
+static bool backward_rounded(struct layer *layer, const struct pass *pass, struct delta_target target, struct error *error)
+{
+    struct convolutional *c = layer->state;
+    struct source input = {.kind = SOURCE_PLAIN, .x = c->rounded_input}, errors = error_source(layer), rounded;
+    if (!round_map(layer, pass, MLS_ERROR, &errors, c->rounded_errors, &rounded, error)) return false;
+    direct_weight_gradient(c->direct, pass->pool, pass->images, &input, &rounded, c->weights->gradient);
+    lap(layer, pass, PART_WEIGHT_GRADIENT, 1, arrays_of(&errors) + 2);
+    if (!target.values) return true;
+    direct_input_error(c->direct, pass->pool, pass->images, &rounded, target.values, target.accumulate, target.done);
+    lap(layer, pass, PART_INPUT_ERROR, target.accumulate ? 2 : 1, 1);
     return true;
 }
 
@@ -598,9 +609,10 @@ static bool forward(struct layer *layer, const struct pass *pass, struct error *
     struct image_done done = {.function = c->normalize ? sum_image : NULL, .context = layer};
     if (layer->output_follower && !layer->output && !pass->training) begin_followed(layer, &done);
     if (!show(layer, pass, MLS_WEIGHT, error) || !show(layer, pass, MLS_ACTIVATION, error)) return false;
-    bool good = c->mode == MODE_PACKED   ? forward_packed(layer, pass, z, done, error)
-                : c->mode == MODE_DIRECT ? forward_direct(layer, pass, z, done, error)
-                                         : forward_planar(layer, pass, z, error);
+    bool good = c->mode == MODE_PACKED    ? forward_packed(layer, pass, z, done, error)
+                : c->mode == MODE_DIRECT  ? forward_direct(layer, pass, z, done, error)
+                : c->mode == MODE_ROUNDED ? forward_rounded(layer, pass, z, done, error)
+                                          : forward_planar(layer, pass, z, error);
     return good && finish_forward(layer, pass, reads_sources(c), error);
 }
 
@@ -653,6 +665,7 @@ static bool backward(struct layer *layer, const struct pass *pass, struct error 
     struct delta_target target = layer_delta_target(layer, 0);
     if (c->mode == MODE_PACKED) return backward_packed(layer, pass, target, error);
     if (c->mode == MODE_DIRECT) return backward_direct(layer, pass, target);
+    if (c->mode == MODE_ROUNDED) return backward_rounded(layer, pass, target, error);
     return backward_planar(layer, pass, target, error);
 }
 
