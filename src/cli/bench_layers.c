@@ -77,9 +77,9 @@ void bench_layers_print(const struct network *network, const struct peaks *peaks
 {
     struct report report = {peaks, steps, seconds, json, 0};
     struct profile_row sums[2][PROFILE_PARTS] = {{{0}}};
-    printf(json ? "\"peaks\": {\"integer_gmacs\": %.1f, \"fp32_gmacs\": %.1f, \"memory_gbs\": %.1f}, \"layers\": ["
-                : "peaks: integers %.0f GMAC/s, fp32 %.0f GMAC/s, memory %.1f GB/s (reading)\n\n",
-           1e-9 * peaks->dot_products, 1e-9 * peaks->multiply_adds, 1e-9 * peaks->memory);
+    printf(json ? "\"peaks\": {\"integer_gmacs\": %.1f, \"fp32_gmacs\": %.1f, \"memory_gbs\": %.1f, \"exchange_ns\": %.0f}, \"layers\": ["
+                : "peaks: integers %.0f GMAC/s, fp32 %.0f GMAC/s, memory %.1f GB/s (reading); from thread to thread %.0f ns\n\n",
+           1e-9 * peaks->dot_products, 1e-9 * peaks->multiply_adds, 1e-9 * peaks->memory, 1e9 * peaks->exchange);
     if (!json) printf("%-22s %-21s %9s %6s %9s        %s\n", "layer", "part", "ms/step", "share", "rate", "of the peak");
     double total = print_layers(&report, network, sums);
     printf(json ? "], \"parts\": [" : "\n");

@@ -9,6 +9,7 @@ struct peaks {
     double dot_products;  // multiply-adds/s of the kernel set's integer product, all threads
     double multiply_adds; // the same in fp32
     double memory;        // bytes/s, read from an array far larger than the caches
+    double exchange;      // seconds from one thread's writing to another's seeing it, which tells cores that share a cache; 0: one thread
 };
 
 // About half a second. false without memory.
