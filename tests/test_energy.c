@@ -177,6 +177,57 @@ static void test_formats(void **state)
     for (size_t i = 0; i < sizeof options / sizeof options[0]; i++) check_network(options[i], middles[i % 4]);
 }
 
+// fixedK and bfpK are run by the same reference; what they do not need is not counted: fixedK has no group scales, bfpK no tensor
+// scale, and powers of two need no division.
+static void test_presets(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"fixed4", "bfp4"};
+    for (int k = 0; k < 2; k++) {
+        char text[512];
+        struct built b;
+        snprintf(text, sizeof text, "[net]\nbatch=%d\nheight=6\nwidth=5\nchannels=20\nformat=%s\n%s"
+                 "[conv]\nfilters=18\nsize=3\npadding=1\nactivation=relu\n[connected]\noutput=3\n[softmax]\n", IMAGES, names[k],
+                 k ? "group_size=8\n" : "");
+        build(&b, text);
+        struct operations o = count(b.network, true, NULL);
+        double products = IMAGES * 18 * 20 * (3 * 6 - 2) * (3 * 5 - 2), results = IMAGES * 18 * 30;
+        assert_count(names[k], "element multiply", counted(&o, 0, IN_FORWARD, ELEMENT_MULTIPLY), products);
+        assert_count(names[k], "element accumulate", counted(&o, 0, IN_WEIGHT_GRADIENT, ELEMENT_ACCUMULATE), products);
+        assert_count(names[k], "group scale", counted(&o, 0, IN_FORWARD, GROUP_SCALE), k ? 3 * results : 0);
+        assert_count(names[k], "group accumulate", counted(&o, 0, IN_FORWARD, GROUP_ACCUMULATE), k ? 3 * results : 0);
+        assert_count(names[k], "group scale of the gradient", counted(&o, 0, IN_WEIGHT_GRADIENT, GROUP_SCALE), k ? IMAGES * 18 * 20 * 9 : 0);
+        assert_count(names[k], "tensor scale", counted(&o, 0, IN_FORWARD, TENSOR_SCALE), k ? 0 : results);
+        assert_count(names[k], "maximum", counted(&o, 0, IN_BACKWARD, QUANTIZE_MAXIMUM), results);
+        assert_count(names[k], "division", counted(&o, 0, IN_BACKWARD, QUANTIZE_DIVISION), k ? 0 : 1);
+        assert_count(names[k], "random bits", counted(&o, 0, IN_BACKWARD, QUANTIZE_RANDOM), 16 * results);
+        operations_release(&o);
+        release(&b);
+    }
+}
+
+// Each operand's elements have the bits of their own format, whatever the others are; behind a ReLU floats keep their sign.
+static void test_signs(void **state)
+{
+    (void)state;
+    static const struct { const char *options; double bits[3]; } rows[] = {
+        {"mantissa=2\n", {5, 4, 5}}, {"format=bfp4\n", {4, 3, 4}}, {"format=mxfp4\n", {4, 4, 4}}, {"format=fp8_e4m3\n", {8, 8, 8}},
+        {"weight_format=fp8_e4m3\n", {8, 3, 4}}, {"activation_format=mxint8\n", {4, 8, 4}}, {"error_format=fp8_e5m2\n", {4, 3, 8}}};
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        struct built b;
+        char text[512];
+        snprintf(text, sizeof text, "[net]\nbatch=3\nheight=6\nwidth=5\n%s[conv]\nmls=0\nfilters=20\nactivation=relu\n"
+                 "[conv]\nfilters=12\nactivation=linear\n[connected]\n[softmax]\n", rows[i].options);
+        build(&b, text);
+        struct operations o = count(b.network, true, NULL);
+        for (size_t k = 0; k < o.traffic_count; k++)
+            if (o.traffic[k].low_bit && !o.traffic[k].scales && o.traffic[k].bits != rows[i].bits[o.traffic[k].operand])
+                fail_msg("%s%s have %g bits", rows[i].options, operand_names[o.traffic[k].operand], o.traffic[k].bits);
+        operations_release(&o);
+        release(&b);
+    }
+}
+
 // Groups of one pixel (Microscaling): loops over all products.
 static void test_pixel_groups(void **state)
 {
@@ -503,7 +554,8 @@ static void test_bad_tables(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_groupings), cmocka_unit_test(test_formats), cmocka_unit_test(test_pixel_groups),
+        cmocka_unit_test(test_groupings), cmocka_unit_test(test_formats), cmocka_unit_test(test_presets),
+        cmocka_unit_test(test_signs), cmocka_unit_test(test_pixel_groups),
         cmocka_unit_test(test_other_layers), cmocka_unit_test(test_darknet_layers), cmocka_unit_test(test_all_types),
         cmocka_unit_test(test_widths), cmocka_unit_test(test_prices), cmocka_unit_test(test_element_energy), cmocka_unit_test(test_sums),
         cmocka_unit_test(test_traffic), cmocka_unit_test(test_bad_tables)};

@@ -126,12 +126,24 @@ assert all(b["snr_db"] > a["snr_db"] + 10 for a, b in zip(rows[3:5], finer[3:5])
 table = list(csv.DictReader(open(f"{folder}/stats.csv")))
 assert len(table) == len(rows)
 for a, b in zip(table, rows):
-    assert all(math.isclose(float(a[key]), b[key], rel_tol=1e-6, abs_tol=1e-12) for key in a if key not in ("type", "operand")), a
+    assert all(math.isclose(float(a[key]), b[key], rel_tol=1e-6, abs_tol=1e-12) for key in a if key not in ("type", "operand", "format"))
+    assert a["format"] == b["format"], a
 text = open(f"{folder}/stats.txt").read()
 assert all(f"{row['snr_db']:.2f}" in text for row in rows)
 END
 }
 check "stats: JSON, CSV and text agree" stats_agree
+stats --json --set format=mxfp4 --set error_format=fp8_e5m2 >"$work/formats.json" || bad "stats, other formats" "status"
+stats --set format=mxfp4 --set error_format=fp8_e5m2 >"$work/formats.txt" || bad "stats, other formats" "status"
+check "stats: other formats" python3 - "$work" <<'END'
+import json, sys
+rows = json.load(open(f"{sys.argv[1]}/formats.json"))["operands"]
+assert [r["format"] for r in rows] == 2 * ["mxfp4", "mxfp4", "fp8_e5m2"]
+assert [r["element_bits"] for r in rows] == 2 * [4, 4, 8]
+assert [r["groups"] for r in rows[:3]] == [2 * 20 * 9, 2 * 16 * 64, 2] and rows[2]["above_xmax"] == 0 < rows[0]["above_xmax"]
+text = open(f"{sys.argv[1]}/formats.txt").read()
+assert text.count(" mxfp4 nearest ") == 4 and text.count(" fp8_e5m2 nearest ") == 2, text
+END
 if command -v gnuplot >/dev/null; then
   stats --plot "$work/s.png" >/dev/null && stats --plot "$work/s.svg" >/dev/null || bad "stats: pictures" "status"
   check "stats: a PNG" bash -c "head -c 4 '$work/s.png' | grep -q PNG"
