@@ -2,7 +2,7 @@
 # `mlsnet stats` and `mlsnet probe` from end to end: their forms of output agree, settings and operands reach them, bad input is one
 # line. Prints lines as cmocka does, so that scripts/run-tests counts them. $MLSNET is the program.
 cd "$(dirname "$0")/.." && . tests/testing.bash
-
+MLSNET=$(realpath "${MLSNET:-./mlsnet}")
 
 mkdir "$work/data"
 python3 tests/make_tiny_data.py "$work/data"
@@ -148,12 +148,24 @@ if command -v gnuplot >/dev/null; then
   stats --plot "$work/s.png" >/dev/null && stats --plot "$work/s.svg" >/dev/null || bad "stats: pictures" "status"
   check "stats: a PNG" bash -c "head -c 4 '$work/s.png' | grep -q PNG"
   check "stats: an SVG with its labels" grep -q "signal-to-noise" "$work/s.svg"
+  check "stats: no other picture but the script" [ "$(cd "$work" && echo s.*)" = "s.gnuplot s.png s.svg" ]
+  mkdir "$work/names"
+  for name in "it's.png" "-e.png" '|touch hit; : .png' '`touch hit`.svg'; do # gnuplot's ways to run a command, and an option
+    (cd "$work/names" && "$MLSNET" stats "$cfg" "$weights" --batches 1 --plot "$name") >"$work/out" 2>&1 || bad "picture $name" "$(cat "$work/out")"
+    check "a picture with the name $name" [ -s "$work/names/$name" ]
+  done
+  check "... runs no command" [ ! -e "$work/names/hit" ]
+  refused "stats: no folder for the picture" 1 "nowhere/s.gnuplot" stats --batches 1 --plot "$work/nowhere/s.png"
 else
-  refused "stats: without gnuplot" 1 "needs gnuplot" stats --plot "$work/s.png"
+  echo "[  SKIPPED ] stats: pictures"
+  echo "skipped: stats: pictures: gnuplot is not installed"
 fi
 mkdir "$work/bin" # without gnuplot in the path
-refused "stats: no gnuplot" 1 "needs gnuplot, which is not installed" env PATH="$work/bin" "$MLSNET" stats "$cfg" "$weights" --batches 1 --plot "$work/none.png"
-refused "stats: a picture of another kind" 2 "ends with .png or .svg" stats --plot "$work/s.jpg"
+refused "stats: no gnuplot" 1 "--plot: gnuplot is not installed" env PATH="$work/bin" "$MLSNET" stats "$cfg" "$weights" --batches 1 --plot "$work/none.png"
+refused "stats: a path with a control character" 2 "control character" stats --plot "$work/a"$'\n'"set output 'b'.png"
+refused "stats: a picture of another kind" 2 "s.jpg: expected a name that ends with .png or .svg" stats --plot "$work/s.jpg"
+refused "stats: a CSV file that cannot be made" 1 "cannot create: No such file or directory" \
+  stats --batches 1 --csv "$work/nowhere/s.csv"
 refused "stats: nothing is low-bit" 1 "nothing is quantized" stats --set mls=0
 refused "stats: another network" 1 "a checkpoint of another network" stats --set conv.filters=24
 refused "stats: no batches" 2 "--batches: expected 1" "$MLSNET" stats "$cfg" "$weights" --batches 0

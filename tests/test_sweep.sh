@@ -225,6 +225,12 @@ if command -v gnuplot >/dev/null; then
   check "the front is marked in the picture" [ "$front" = '$front << end;10 70;20 80;30 90;30 90;end;' ]
   (cd "$work" && "$MLSNET" plot "$work/whole/fp32/seed1" all/fp32 whole/mantissa=2 --output "$work/three") >"$work/out" 2>&1
   check "plot of a run and of folders of seeds" pictures "$work/three" learning-curves "train loss" "all/fp32" "whole/mantissa=2"
+  curves=$work/three/learning-curves.gnuplot
+  last=$(tail -n 1 "$work/whole/mantissa=2/seed1/log.csv" | cut -d, -f7)
+  check "the legend has the last top-1, the last epochs a panel" bash -c "grep -qF \"whole/mantissa=2: \$(awk 'BEGIN {printf \"%.2f\", 100 * $last}') %\" $curves &&
+    [ \$(grep -c 'ylabel .test top-1 of the last epochs, %' $curves) = 2 ] && [ \$(grep -cF 'set xrange [80:120]' $curves) = 2 ]"
+  check "marks of curves stand at different epochs" bash -c "grep -qF 'every 15::0 with' $curves && grep -qF 'every 15::3 with' $curves"
+  check "curves and points have shapes of their own" [ "$(grep -o 'pt [0-9]*.*title .mantissa=' "$work/all/accuracy-bits.gnuplot" | cut -d' ' -f2 | sort -u | wc -l)" = 4 ]
 else
   echo "[  SKIPPED ] pictures of sweeps and runs"
   echo "skipped: pictures of sweeps and runs: gnuplot is not installed"

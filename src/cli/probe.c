@@ -1,4 +1,5 @@
 // mlsnet probe: how good the weight gradient is in a number format, against fp32's, without training.
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -187,7 +188,7 @@ static int report(struct probing *p)
     if (file) probe_write_csv(r, file);
     bool bad = !file || ferror(file);
     if (file && fclose(file) != 0) bad = true;
-    if (bad) fprintf(stderr, "mlsnet probe: %s: cannot write\n", o->csv);
+    if (bad) fprintf(stderr, "mlsnet probe: %s: cannot write: %s\n", o->csv, strerror(errno));
     return bad;
 }
 
