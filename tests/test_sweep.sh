@@ -174,6 +174,8 @@ refused "an empty value" 2 "--over mantissa: a value is empty" --over mantissa=1
 refused "no values" 2 "expected KEY=V1,V2,..." --over mantissa
 refused "seeds" 2 "--seeds 0: expected 1 to 100" --over mantissa=1 --seeds 0
 refused "jobs" 2 "--jobs 0: expected 1 to 256" --over mantissa=1 --jobs 0
+many=(); for i in $(seq 255); do many+=(--set seed=$i); done
+refused "more options than a run takes" 2 "--over, --set: too many together" --over mantissa=1 --over exponent=2 "${many[@]}"
 refused "no data" 1 "nowhere" --over mantissa=1 --data "$work/nowhere"
 sweep invalid --over mantissa=0,1 --over exponent=0,2 >"$work/out" 2>"$work/err"
 check "invalid combinations are named before anything runs" bash -c "[ $? = 2 ] && [ ! -e $work/invalid ] && grep -qE 'mantissa=0 exponent=0: .*tiny.cfg:[0-9]+: ' $work/err && grep -q '1 of 5 settings cannot be run' $work/err"

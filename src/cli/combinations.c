@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "net/mls_options.h"
 
 static bool has_key(const struct combinations *combinations, const char *key, size_t length)
 {
@@ -52,6 +53,14 @@ static bool parse_one(const char *text, struct combinations *combinations, struc
         return error_set(error, "--over: more than %d combinations", MOST_COMBINATIONS);
     combinations->count *= over->value_count;
     return true;
+}
+
+bool over_is_of_format(const struct over *over)
+{
+    const char *dot = strrchr(over->key, '.'), *name = dot ? dot + 1 : over->key;
+    for (const struct option_description *row = mls_option_table; row->name; row++)
+        if (strcmp(row->name, name) == 0) return true;
+    return false;
 }
 
 bool combinations_parse(const struct argument_list *over, struct combinations *combinations, struct error *error)

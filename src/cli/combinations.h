@@ -19,6 +19,9 @@ struct combinations {
     int count; // product of the numbers of values; 1 without any key
 };
 
+// Whether the key is an option of the number format, which fp32 does not read (net/mls_options.h).
+bool over_is_of_format(const struct over *over);
+
 // A row for a command's table.
 #define OVER_ARGUMENT(list) \
     {"--over", ARGUMENT_LIST, &(list), "KEY=V1,V2,...: these values of an option (KEY as for --set), in all combinations; may be repeated"}

@@ -72,11 +72,9 @@ static bool read_operands(struct probing *p, struct error *error)
 static bool check_keys(const struct combinations *combinations, struct error *error)
 {
     for (int k = 0; k < combinations->key_count; k++) {
-        const char *key = combinations->keys[k].key, *dot = strchr(key, '.'), *name = dot ? dot + 1 : key;
-        bool known = false;
-        for (const struct option_description *row = mls_option_table; row->name; row++) known |= strcmp(row->name, name) == 0;
-        if (!known)
-            return error_set(error, "--over %s: not an option of the number format (mls, mantissa, group_size, ...): use --set", key);
+        if (over_is_of_format(&combinations->keys[k])) continue;
+        return error_set(error, "--over %s: not an option of the number format (mls, mantissa, group_size, ...): use --set",
+                         combinations->keys[k].key);
     }
     return true;
 }
