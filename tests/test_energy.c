@@ -200,7 +200,7 @@ static void test_presets(void **state)
         assert_count(names[k], "element accumulate", counted(&o, 0, IN_WEIGHT_GRADIENT, ELEMENT_ACCUMULATE), products);
         assert_count(names[k], "group scale", counted(&o, 0, IN_FORWARD, GROUP_SCALE), k ? 3 * results : 0);
         assert_count(names[k], "group accumulate", counted(&o, 0, IN_FORWARD, GROUP_ACCUMULATE), k ? 3 * results : 0);
-        assert_count(names[k], "group scale of the gradient", counted(&o, 0, IN_WEIGHT_GRADIENT, GROUP_SCALE), k ? IMAGES * 18 * 20 * 9 : 0);
+        assert_count(names[k], "gradient's group scale", counted(&o, 0, IN_WEIGHT_GRADIENT, GROUP_SCALE), k ? IMAGES * 18 * 20 * 9 : 0);
         assert_count(names[k], "tensor scale", counted(&o, 0, IN_FORWARD, TENSOR_SCALE), k ? 0 : results);
         assert_count(names[k], "maximum", counted(&o, 0, IN_BACKWARD, QUANTIZE_MAXIMUM), results);
         assert_count(names[k], "division", counted(&o, 0, IN_BACKWARD, QUANTIZE_DIVISION), k ? 0 : 1);
@@ -408,8 +408,8 @@ static void expect_units(const char *what, const struct operations *o, int layer
             f->times = 0;
         }
         if (left != 0)
-            fail_msg("%s: %s, %s: %g of %s %d %d expected, %g more than there are", what, operation_pass_names[pass], operation_kind_names[kind],
-                     expected->times, unit_names[expected->type], expected->width, expected->second, left);
+            fail_msg("%s: %s, %s: %g of %s %d %d expected, %g more than there are", what, operation_pass_names[pass],
+                     operation_kind_names[kind], expected->times, unit_names[expected->type], expected->width, expected->second, left);
     }
     for (int k = 0; k < count; k++)
         if (found[k].times != 0)
@@ -443,7 +443,8 @@ static void test_units(void **state)
     expect_units(what, &o, 1, IN_FORWARD, GROUP_ACCUMULATE, UNITS({INTEGER_ADD, 1, 13, 0}, {SHIFT, 1, 13, 13}, {FLOAT_ADD, 1, 8, 23}));
     expect_units(what, &o, 1, IN_FORWARD, TENSOR_SCALE, UNITS({FLOAT_MULTIPLY, 1, 8, 23}));
     expect_units(what, &o, 1, IN_BACKWARD, QUANTIZE_MAXIMUM, UNITS({INTEGER_ADD, 1, 32, 0}));
-    expect_units(what, &o, 1, IN_BACKWARD, QUANTIZE_DIVISION, UNITS({FLOAT_FUNCTION, 2, 0, 0}, {INTEGER_ADD, 1, 32, 0}, {FLOAT_MULTIPLY, 1, 8, 23}));
+    expect_units(what, &o, 1, IN_BACKWARD, QUANTIZE_DIVISION,
+                 UNITS({FLOAT_FUNCTION, 2, 0, 0}, {INTEGER_ADD, 1, 32, 0}, {FLOAT_MULTIPLY, 1, 8, 23}));
     expect_units(what, &o, 1, IN_BACKWARD, QUANTIZE_SCALING, UNITS({FLOAT_MULTIPLY, 1, 8, 23}, {INTEGER_ADD, 1, 8, 0}));
     expect_units(what, &o, 1, IN_BACKWARD, QUANTIZE_ROUNDING, UNITS({SHIFT, 1, 24, 24}, {INTEGER_ADD, 3, 16, 0}, {SHIFT, 1, 16, 16}));
     expect_units(what, &o, 1, IN_BACKWARD, QUANTIZE_RANDOM, UNITS({RANDOM_BIT, 1, 1, 0}));
@@ -485,7 +486,8 @@ static void test_units(void **state)
     operations_release(&o);
 
     struct arithmetic rounded = {.sum_exponent = 5, .sum_mantissa = 10,
-                                 .operands = {{.exponent = 4, .mantissa = 3}, {.exponent = 4, .mantissa = 3}, {.exponent = 3, .mantissa = 6}}};
+                                 .operands = {{.exponent = 4, .mantissa = 3}, {.exponent = 4, .mantissa = 3},
+                                              {.exponent = 3, .mantissa = 6}}};
     count_units(&o, "", &rounded);
     expect_units("rounded", &o, 1, IN_INPUT_ERROR, ELEMENT_MULTIPLY, UNITS({FLOAT_MULTIPLY, 1, 4, 6}));
     expect_units("rounded", &o, 1, IN_INPUT_ERROR, ELEMENT_ACCUMULATE, UNITS({FLOAT_ADD, 1, 5, 10}));

@@ -363,6 +363,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_codes), cmocka_unit_test(test_int8), cmocka_unit_test(test_golden), cmocka_unit_test(test_blocks),
         cmocka_unit_test(test_fp8_scale), cmocka_unit_test(test_not_finite), cmocka_unit_test(test_unbiased),
-        cmocka_unit_test(test_saturation), cmocka_unit_test(test_random_bits_zero), cmocka_unit_test(test_block_float), cmocka_unit_test(test_block_float_is_not_mls), cmocka_unit_test(test_fixed)};
+        cmocka_unit_test(test_saturation), cmocka_unit_test(test_random_bits_zero), cmocka_unit_test(test_block_float),
+        cmocka_unit_test(test_block_float_is_not_mls), cmocka_unit_test(test_fixed)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

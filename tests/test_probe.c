@@ -436,7 +436,8 @@ static void check_statistics(const char *name, const struct mls_format *f, enum 
     struct error error = {""};
     struct statistics statistics;
     const struct observation seen = {.layer = &layer, .operand = operand, .format = *f, .nonnegative = operand == MLS_ACTIVATION,
-                                     .convolution_groups = PARTS, .tensor_key = 77, .dims = {dims[0], dims[1], dims[2], dims[3]}, .values = x};
+                                     .convolution_groups = PARTS, .tensor_key = 77, .dims = {dims[0], dims[1], dims[2], dims[3]},
+                                     .values = x};
     assert_true(statistics_create(&statistics, 1, &error));
     if (!statistics_see(&statistics, &seen, &error)) fail_msg("%s: %s", name, error.message);
     statistics_finish(&statistics);
@@ -536,7 +537,8 @@ static void test_statistics_of_nothing(void **state)
     static const float zeros[8] = {0}, bad[8] = {0, 0, 0, NAN};
     struct layer layer = {.index = 0};
     struct observation seen = {.layer = &layer, .operand = MLS_ACTIVATION,
-                               .format = mls_format_default(MLS_ACTIVATION), .nonnegative = true, .convolution_groups = 1, .dims = {2, 2, 1, 2}, .values = zeros};
+                               .format = mls_format_default(MLS_ACTIVATION), .nonnegative = true, .convolution_groups = 1,
+                               .dims = {2, 2, 1, 2}, .values = zeros};
     struct statistics statistics;
     struct error error = {""};
     assert_true(statistics_create(&statistics, 1, &error) && statistics_see(&statistics, &seen, &error));

@@ -114,7 +114,8 @@ sweep all --over mantissa=1,2 --over exponent=0,2 --seeds 3 >"$work/out" 2>"$wor
 check "a folder with other runs is refused" bash -c "[ $? = 1 ] && [ \$(wc -l <$work/err) = 1 ] && grep -q 'the run there is another' $work/err"
 
 # What the fp32 runs are: one for each combination of what is not the format.
-sweep rates --over learning_rate=0.05,0.1 --over group_size=1,4 >/dev/null 2>&1
+sweep rates --over learning_rate=0.05,0.1 --over group_size=1,4 --threads 6 --jobs 2 >/dev/null 2>&1
+check "runs at once share the threads" [ "$(cat "$work"/rates/*/seed1/output.log | grep -c 'threads: 3;')" = 6 ]
 check "fp32 with each learning rate" python3 - "$work/rates" <<'END'
 import csv, sys
 rows = list(csv.DictReader(open(f"{sys.argv[1]}/sweep.csv")))
@@ -181,6 +182,22 @@ sweep invalid --over mantissa=0,1 --over exponent=0,2 >"$work/out" 2>"$work/err"
 check "invalid combinations are named before anything runs" bash -c "[ $? = 2 ] && [ ! -e $work/invalid ] && grep -qE 'mantissa=0 exponent=0: .*tiny.cfg:[0-9]+: ' $work/err && grep -q '1 of 5 settings cannot be run' $work/err"
 sweep invalid --over mantissa=0,1 --over exponent=0,2 --skip-invalid >"$work/out" 2>"$work/err"
 check "--skip-invalid runs the others" bash -c "[ $? = 0 ] && [ \$(wc -l <$work/invalid/sweep.csv) = 5 ] && ! grep -q '^mantissa=0 exponent=0,' $work/invalid/sweep.csv"
+
+# An fp32 setting that is left out, too: the others keep theirs. Layers that say mls=1 themselves are fp32 in it.
+sweep valid --over learning_rate=-1,0.05 --over mantissa=1,2 --set 1.mls=1 --skip-invalid >"$work/out" 2>"$work/err"
+check "--skip-invalid: each setting is compared with its own fp32, which is fp32 in all layers" python3 - "$work/valid" <<'END'
+import csv, pathlib, sys
+rows = list(csv.DictReader(open(f"{sys.argv[1]}/sweep.csv")))
+names = [f"learning_rate=0.05 mantissa={m}" for m in (1, 2)]
+assert [(r["setting"], r["reference"]) for r in rows] == [("fp32 learning_rate=0.05", "")] + [(n, "fp32 learning_rate=0.05") for n in names], rows
+assert float(rows[0]["energy_ratio"]) == 1 < 4 < float(rows[1]["energy_ratio"]) and float(rows[0]["bits"]) == 32
+config = (pathlib.Path(sys.argv[1]) / rows[0]["folder"] / "seed1/config.cfg").read_text()
+assert config.count("mls=0") == 4 and "mls=1" not in config, config
+END
+
+# One sweep at a time in a folder.
+(exec 9>"$work/rates/sweep.lock" && flock 9 && timeout -s KILL 3 "$MLSNET" sweep "$cfg" --output "$work/rates" --no-pictures --over group_size=1,4 >"$work/out" 2>"$work/err") 2>/dev/null
+check "a second sweep in a folder waits" bash -c "grep -qF 'waiting for the runs of another sweep in $work/rates' $work/err && ! grep -q 'runs finished' $work/out"
 
 # The Pareto front of a made-up table: b and c and e are on it, d is as good as c but dearer, f equals e, g has no accuracy.
 mkdir "$work/made-up"

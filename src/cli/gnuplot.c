@@ -88,8 +88,8 @@ static void write_commands(FILE *script, const struct job *job)
         if (!job->kinds[kind]) continue;
         fprintf(script, "\nreset\nset terminal %s size %d,%d\n", terminals[kind], width, l->height);
         write_output(script, job, kind);
-        fprintf(script, "set grid lc rgb '#c0c0c0' lw 1 dt 1\nset key at screen %.4f,0.97 left top Left reverse maxcols 1 samplen 2.5 spacing 1.1\n",
-                (double)(l->width + 5) / width);
+        fprintf(script, "set grid lc rgb '#c0c0c0' lw 1 dt 1\n"
+                "set key at screen %.4f,0.97 left top Left reverse maxcols 1 samplen 2.5 spacing 1.1\n", (double)(l->width + 5) / width);
         job->picture->plots(script, job->picture->context);
         fputs("unset output\n", script);
     }

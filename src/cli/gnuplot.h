@@ -13,7 +13,8 @@ struct picture_layout {
 };
 struct picture_layout picture_layout_of(int plots_width, int least_height, int legend_entries, size_t longest_entry);
 
-// The pens of curve or point set `index`, told apart by colour and shape, then by dashes or another pair of both. Index -1: black, for fp32.
+// The pens of curve or point set `index`, told apart by colour and shape, then by dashes or another pair of both. Index -1: black,
+// for fp32.
 void gnuplot_line_style(FILE *script, int index);
 void gnuplot_point_style(FILE *script, int index, double size);
 // A text as gnuplot reads it.

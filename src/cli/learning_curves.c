@@ -199,7 +199,8 @@ static void write_plots(FILE *script, const void *context)
     fputs(epochs <= 2 * FEW_EPOCHS ? "set xtics 1\n" : "", script);
     fprintf(script, "set tmargin at screen 0.96\nset bmargin at screen %.4f\n", 60.0 / layout.height);
     for (int i = 0; i < panels; i++) {
-        fprintf(script, "set lmargin at screen %.4f\nset rmargin at screen %.4f\n", (i * PLOT_WIDTH + 75) / width, ((i + 1) * PLOT_WIDTH - 15) / width);
+        fprintf(script, "set lmargin at screen %.4f\nset rmargin at screen %.4f\n", (i * PLOT_WIDTH + 75) / width,
+                ((i + 1) * PLOT_WIDTH - 15) / width);
         fprintf(script, "set ylabel '%s'\n", labels[i]);
         if (i == 2 && end_range(curves, first, range))
             fprintf(script, "set xrange [%d:%d]\nset yrange [%.6g:%.6g]\n", first, epochs, range[0], range[1]);

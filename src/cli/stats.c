@@ -79,7 +79,7 @@ int command_stats(int argc, char **argv)
         {"CHECKPOINT", ARGUMENT_POSITIONAL, &o.checkpoint, "a .safetensors file of the network: the weights"},
         {"--batches", ARGUMENT_INT, &o.batches, "batches of training pictures (default: 4)"},
         {"--csv", ARGUMENT_TEXT, &o.csv, "write all figures to this CSV file (default: do not)"},
-        {"--plot", ARGUMENT_TEXT, &o.plot, "draw them into this .png or .svg file, with gnuplot, whose script stands beside it (default: do not)"},
+        {"--plot", ARGUMENT_TEXT, &o.plot, "draw them into this .png or .svg file, with gnuplot, its script beside it (default: do not)"},
         {"--json", ARGUMENT_FLAG, &o.json, "print as JSON"},
         {0},
     };

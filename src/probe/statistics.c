@@ -110,7 +110,8 @@ static void release_rounded(struct rounded *r)
 // Released in any case.
 static bool round_tensor(const struct observation *o, struct rounded *r, struct error *error)
 {
-    *r = (struct rounded){.seen = o, .plane = (size_t)o->dims[2] * (size_t)o->dims[3], .each_pixel = o->format.family == MLS_FAMILY_MICROSCALING,
+    *r = (struct rounded){.seen = o, .plane = (size_t)o->dims[2] * (size_t)o->dims[3],
+                          .each_pixel = o->format.family == MLS_FAMILY_MICROSCALING,
                           .grouping = mls_grouping_of(&o->format, o->operand, o->dims[0], o->dims[1], o->convolution_groups)};
     r->groups = count_groups(r);
     r->values = memory_allocate((size_t)o->dims[0] * (size_t)o->dims[1] * r->plane, sizeof *r->values, error);
