@@ -165,6 +165,17 @@ for name, row in rows.items():
     assert (row["top1"] == "") == failed and row["top1_lost"] == "" and (row["pareto"] == "") == failed
 END
 
+# A run that is killed from outside, by the system when memory runs out for example.
+"$MLSNET" sweep "$cfg" --output "$work/killed" --no-pictures --no-fp32 "${long[@]}" >"$work/out" 2>"$work/err" &
+pid=$!
+wait_for_epochs killed 2>/dev/null
+kill -KILL $(cat /proc/$pid/task/$pid/children)
+wait $pid
+check "a killed run: status 1, said, and the rest was done" bash -c "[ $? = 1 ] && [ -e $work/killed/mantissa=2/seed1/summary.json ] &&
+  grep -q 'failed: mantissa=1 seed 1: ended by signal 9; see' $work/err"
+sweep killed --no-fp32 "${long[@]}" >"$work/out" 2>"$work/err"
+check "... and it goes on, to the same bytes" cmp "$work/killed/mantissa=1/seed1/last.safetensors" "$work/whole/mantissa=1/seed1/last.safetensors"
+
 # Bad input: one line, before anything runs.
 refused "no --over" 2 "--over is missing"
 refused "an unknown key" 2 "--over mantisa: not an option of [net] or [data]; did you mean mantissa?" --over mantisa=1,2
@@ -223,6 +234,10 @@ refuse_plot() { # NAME TEXT ARGUMENTS...
 refuse_plot "plot of nothing" "an argument is missing: RUN"
 refuse_plot "plot of a folder without a run" "neither a run (log.csv) nor a sweep (sweep.csv)" "$work/data"
 mkdir "$work/damaged" && sed '3s/,100$//' "$work/made-up/sweep.csv" >"$work/damaged/sweep.csv"
+mkdir "$work/other-log" && printf 'epoch,loss\n1,0.5\n' >"$work/other-log/log.csv"
+refuse_plot "plot of another program's log" "log.csv: no column train_loss: expected the log.csv of a run" "$work/other-log"
+mkdir "$work/begun" && head -n 1 "$work/whole/fp32/seed1/log.csv" >"$work/begun/log.csv"
+refuse_plot "plot of a run before its first epoch" "no run has finished an epoch: nothing to draw" "$work/begun"
 refuse_plot "plot of a damaged table" "sweep.csv:3: expected 7 cells" "$work/damaged"
 
 # Without gnuplot: the tables, and a word about the pictures.

@@ -56,12 +56,21 @@ static bool fill(struct curve *curve, const struct csv *logs, int count, struct 
     return curve->top1 != NULL;
 }
 
+static bool read_log(const char *path, struct csv *log, struct error *error)
+{
+    static const char *const needed[] = {"train_loss", "top1"};
+    if (!csv_read(path, log, error)) return false;
+    for (int i = 0; i < 2; i++)
+        if (csv_column(log, needed[i]) < 0) return error_set(error, "%s: no column %s: expected the log.csv of a run", path, needed[i]);
+    return true;
+}
+
 bool curves_add(struct curves *curves, const char *name, bool fp32, const char *const *logs, int count, struct error *error)
 {
     struct csv *read = memory_allocate((size_t)count, sizeof *read, error);
     if (!read) return false;
     bool good = true;
-    for (int i = 0; good && i < count; i++) good = csv_read(logs[i], &read[i], error);
+    for (int i = 0; good && i < count; i++) good = read_log(logs[i], &read[i], error);
     struct curve *grown = good ? realloc(curves->items, ((size_t)curves->count + 1) * sizeof *grown) : NULL;
     if (grown) {
         curves->items = grown;
