@@ -259,6 +259,32 @@ static void test_bias_and_noise(void **state)
     dataset_close(dataset);
 }
 
+// The figures of the network are of the layers that count: of one alone its own.
+static void test_counted(void **state)
+{
+    (void)state;
+    static const bool counted[16] = {false, true};
+    struct dataset *dataset = random_pictures();
+    struct loader *loader = make_loader(dataset, 16);
+    struct made fp32 = make_network(NET LAYERS, MLS_ALL_OPERANDS, 1), format = make_network(NET LAYERS, 0, 1);
+    struct error error = {""};
+    struct gradient_result r;
+    struct gradient_probe *p = gradient_probe_create(fp32.network, &training, loader, 2, counted, &error);
+    if (!p || !gradient_probe_measure(p, format.network, 2, &r, &error)) fail_msg("%s", error.message);
+    const struct gradient_figures *own = &r.rows[1].figures, *const all[2] = {&r.mean, &r.whole};
+    for (int k = 0; k < 2; k++)
+        assert_true(own->error > 0 && near(all[k]->error, own->error, 1e-12) && near(all[k]->bias, own->bias, 1e-12) &&
+                    near(all[k]->noise, own->noise, 1e-12) && near(all[k]->cosine, own->cosine, 1e-12) &&
+                    near(all[k]->slope, own->slope, 1e-12));
+    for (int i = 0; i < r.count; i++) assert_int_equal(r.rows[i].counted, i == 1);
+    memory_release(r.rows);
+    gradient_probe_destroy(p);
+    loader_destroy(loader);
+    unmake(&fp32);
+    unmake(&format);
+    dataset_close(dataset);
+}
+
 static void test_nearest_has_no_noise(void **state)
 {
     (void)state;
@@ -632,6 +658,7 @@ int main(void)
         cmocka_unit_test(test_fp32_is_perfect),
         cmocka_unit_test(test_linear_by_hand),
         cmocka_unit_test(test_bias_and_noise),
+        cmocka_unit_test(test_counted),
         cmocka_unit_test(test_nearest_has_no_noise),
         cmocka_unit_test(test_threads),
         cmocka_unit_test(test_operands_differ),

@@ -183,6 +183,7 @@ refused "an unknown key of a layer" 2 "--over 17.mantissa: the cfg has layers 0 
 refused "the same key twice" 2 "--over mantissa: given twice" --over mantissa=1 --over exponent=1 --over mantissa=2
 refused "the same value twice" 2 "--over mantissa=1: the value is given twice" --over mantissa=1,2,1
 refused "an empty value" 2 "--over mantissa: a value is empty" --over mantissa=1,,2
+refused "a value that would break tables and scripts" 2 "--over data.names: a value has a control character" --over "data.names=a"$'\n'b
 refused "no values" 2 "expected KEY=V1,V2,..." --over mantissa
 refused "seeds" 2 "--seeds 0: expected 1 to 100" --over mantissa=1 --seeds 0
 refused "jobs" 2 "--jobs 0: expected 1 to 256" --over mantissa=1 --jobs 0

@@ -36,6 +36,9 @@ static bool parse_one(const char *text, struct combinations *combinations, struc
     const char *equals = strchr(text, '=');
     if (!equals || equals == text) return error_set(error, "--over %.100s: expected KEY=V1,V2,...", text);
     size_t length = (size_t)(equals - text), values = 1;
+    for (const char *p = text; *p; p++) // settings are names in tables, CSV files and scripts of pictures
+        if ((unsigned char)*p < ' ' || *p == '"' || *p == '|')
+            return error_set(error, "--over %.*s: a value has a control character, \" or |: expected none", (int)length, text);
     if (has_key(combinations, text, length)) return error_set(error, "--over %.*s: given twice", (int)length, text);
     for (const char *p = equals; *p; p++) values += *p == ',';
     struct over *over = &combinations->keys[combinations->key_count++];
