@@ -264,6 +264,14 @@ if command -v gnuplot >/dev/null; then
   last=$(tail -n 1 "$work/whole/mantissa=2/seed1/log.csv" | cut -d, -f7)
   check "the legend has the last top-1, the last epochs a panel" bash -c "grep -qF \"whole/mantissa=2: \$(awk 'BEGIN {printf \"%.2f\", 100 * $last}') %\" $curves &&
     [ \$(grep -c 'ylabel .test top-1 of the last epochs, %' $curves) = 2 ] && [ \$(grep -cF 'set xrange [80:120]' $curves) = 2 ]"
+  # Of nine epochs the last from 6 on: of five curves, one far below, the range is 90 down to three times as far as 87; of two all.
+  for top1 in 0.9 0.89 0.88 0.87 0.5; do
+    mkdir -p "$work/flat/$top1" && (echo epoch,train_loss,top1 && for e in $(seq 9); do echo $e,$e,$top1; done) >"$work/flat/$top1/log.csv"
+  done
+  range() { "$MLSNET" plot "$@" --output "$work/flat" >/dev/null && grep -m 1 'set yrange' "$work/flat/learning-curves.gnuplot"; }
+  check "the range of the last epochs" [ "$(cd "$work/flat" && range 0.9 0.89 0.88 0.87 0.5)" = "set yrange [80.55:90.45]" ]
+  check "... is that of all few curves" [ "$(cd "$work/flat" && range 0.9 0.5)" = "set yrange [48:92]" ]
+  check "... from two thirds of the epochs on" grep -qxF "set xrange [6:9]" "$work/flat/learning-curves.gnuplot"
   check "marks of curves stand at different epochs" bash -c "grep -qF 'every 15::0 with' $curves && grep -qF 'every 15::3 with' $curves"
   check "curves and points have shapes of their own" [ "$(grep -o 'pt [0-9]*.*title .mantissa=' "$work/all/accuracy-bits.gnuplot" | cut -d' ' -f2 | sort -u | wc -l)" = 4 ]
 else
