@@ -98,7 +98,7 @@ check "probe: JSON, CSV and text agree, fp32 is perfect" probe_agrees
 refused "probe: a key of training" 2 "--over batch: not an option of the number format" probe --over batch=8
 refused "probe: an unknown layer" 2 "--over" probe --over 99.mls=1
 refused "probe: a wrong operand" 2 "--operand inputs: expected some of all, weights" probe --operand inputs
-refused "probe: no seeds" 2 "--batches and --seeds: expected 1" "$MLSNET" probe "$cfg" "$weights" --seeds 0
+refused "probe: no seeds" 2 "--batches 4 --seeds 0: expected 1 to 10000" "$MLSNET" probe "$cfg" "$weights" --seeds 0
 refused "probe: another network" 1 "a checkpoint of another network" probe --set conv.filters=24
 refused "probe: no checkpoint" 1 "not a safetensors file" "$MLSNET" probe "$cfg" "$cfg"
 refused "probe: a file that cannot be made" 1 "cannot write" probe --batches 1 --seeds 1 --csv /proc/nothing
@@ -168,6 +168,6 @@ refused "stats: a CSV file that cannot be made" 1 "cannot create: No such file o
   stats --batches 1 --csv "$work/nowhere/s.csv"
 refused "stats: nothing is low-bit" 1 "nothing is quantized" stats --set mls=0
 refused "stats: another network" 1 "a checkpoint of another network" stats --set conv.filters=24
-refused "stats: no batches" 2 "--batches: expected 1" "$MLSNET" stats "$cfg" "$weights" --batches 0
+refused "stats: no batches" 2 "--batches 0: expected 1 to 10000" "$MLSNET" stats "$cfg" "$weights" --batches 0
 check "the checkpoint is as it was" cmp "$work/before" "$weights"
 [ $failures = 0 ]

@@ -237,8 +237,10 @@ int command_probe(int argc, char **argv)
     if (result != ARGUMENTS_GO_ON) return (int)result;
     struct error error;
     struct probing p = {.options = &o};
-    if (o.batches < 1 || o.batches > 10000 || o.seeds < 1 || o.seeds > 10000)
-        return fail("--batches and --seeds: expected 1 to 10000", 2);
+    if (o.batches < 1 || o.batches > 10000 || o.seeds < 1 || o.seeds > 10000) {
+        error_set(&error, "--batches %d --seeds %d: expected 1 to 10000", o.batches, o.seeds);
+        return fail(error.message, 2);
+    }
     o.session.needs_data = o.session.for_training = o.session.without_test = true;
     o.session.plain_operands = MLS_ALL_OPERANDS;
     int status = 2;

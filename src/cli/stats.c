@@ -87,7 +87,7 @@ int command_stats(int argc, char **argv)
     if (result != ARGUMENTS_GO_ON) return (int)result;
     struct error error;
     if (o.batches < 1 || o.batches > 10000) {
-        fputs("mlsnet stats: --batches: expected 1 to 10000\n", stderr);
+        fprintf(stderr, "mlsnet stats: --batches %d: expected 1 to 10000\n", o.batches);
         return 2;
     }
     bool good_path = !o.plot || gnuplot_path_check(o.plot, &error);
