@@ -108,7 +108,7 @@ static struct gradient_result probe(const char *text, unsigned plain, int thread
     struct made fp32 = make_network(text, MLS_ALL_OPERANDS, threads), format = make_network(text, plain, threads);
     struct loader *loader = make_loader(dataset, fp32.network->settings.batch);
     struct error error = {""};
-    struct gradient_result result;
+    struct gradient_result result = {0};
     bool counted[16] = {false};
     for (int i = 0; i < format.network->layer_count; i++) counted[i] = format.network->layers[i]->low_bit;
     struct gradient_probe *p = gradient_probe_create(fp32.network, &training, loader, batches, counted, &error);
