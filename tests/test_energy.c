@@ -138,8 +138,12 @@ static void check_network(const char *net_options, const char *middle)
              "[conv]\nfilters=5\nsize=1\nactivation=linear\n[connected]\noutput=3\n[softmax]\n", IMAGES, net_options, middle);
     struct built b;
     build(&b, text);
-    struct operations o = count(b.network, true, NULL);
+    struct operations o = count(b.network, true, NULL), inference = count(b.network, false, NULL);
     for (int i = 0; i < 3; i++) check_layer(text, b.network, i, &o);
+    // Inference has its weights quantized already, and rounds to nearest.
+    assert_count(text, "rounding in inference", counted(&inference, 0, IN_FORWARD, QUANTIZE_ROUNDING), IMAGES * 2 * 30);
+    assert_count(text, "random bits in inference", counted(&inference, -1, IN_FORWARD, QUANTIZE_RANDOM), 0);
+    operations_release(&inference);
     operations_release(&o);
     release(&b);
 }
@@ -175,6 +179,57 @@ static void test_formats(void **state)
         "exponent=0\nmantissa=7", "exponent=3\nmantissa=4\nrounding=stochastic", "exponent=3\nmantissa=1\nrounding=stochastic",
         "activation_mantissa=2\nexponent=2\nmantissa=4"};
     for (size_t i = 0; i < sizeof options / sizeof options[0]; i++) check_network(options[i], middles[i % 4]);
+}
+
+// fixedK and bfpK are run by the same reference; what they do not need is not counted: fixedK has no group scales, bfpK no tensor
+// scale, and powers of two need no division.
+static void test_presets(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"fixed4", "bfp4"};
+    for (int k = 0; k < 2; k++) {
+        char text[512];
+        struct built b;
+        snprintf(text, sizeof text, "[net]\nbatch=%d\nheight=6\nwidth=5\nchannels=20\nformat=%s\n%s"
+                 "[conv]\nfilters=18\nsize=3\npadding=1\nactivation=relu\n[connected]\noutput=3\n[softmax]\n", IMAGES, names[k],
+                 k ? "group_size=8\n" : "");
+        build(&b, text);
+        struct operations o = count(b.network, true, NULL);
+        double products = IMAGES * 18 * 20 * (3 * 6 - 2) * (3 * 5 - 2), results = IMAGES * 18 * 30;
+        assert_count(names[k], "element multiply", counted(&o, 0, IN_FORWARD, ELEMENT_MULTIPLY), products);
+        assert_count(names[k], "element accumulate", counted(&o, 0, IN_WEIGHT_GRADIENT, ELEMENT_ACCUMULATE), products);
+        assert_count(names[k], "group scale", counted(&o, 0, IN_FORWARD, GROUP_SCALE), k ? 3 * results : 0);
+        assert_count(names[k], "group accumulate", counted(&o, 0, IN_FORWARD, GROUP_ACCUMULATE), k ? 3 * results : 0);
+        assert_count(names[k], "gradient's group scale", counted(&o, 0, IN_WEIGHT_GRADIENT, GROUP_SCALE), k ? IMAGES * 18 * 20 * 9 : 0);
+        assert_count(names[k], "tensor scale", counted(&o, 0, IN_FORWARD, TENSOR_SCALE), k ? 0 : results);
+        assert_count(names[k], "maximum", counted(&o, 0, IN_BACKWARD, QUANTIZE_MAXIMUM), results);
+        assert_count(names[k], "division", counted(&o, 0, IN_BACKWARD, QUANTIZE_DIVISION), k ? 0 : 1);
+        assert_count(names[k], "random bits", counted(&o, 0, IN_BACKWARD, QUANTIZE_RANDOM), 16 * results);
+        operations_release(&o);
+        release(&b);
+    }
+}
+
+// Each operand's elements have the bits of their own format, whatever the others are; behind a ReLU floats keep their sign.
+static void test_signs(void **state)
+{
+    (void)state;
+    static const struct { const char *options; double bits[3]; } rows[] = {
+        {"mantissa=2\n", {5, 4, 5}}, {"format=bfp4\n", {4, 3, 4}}, {"format=mxfp4\n", {4, 4, 4}}, {"format=fp8_e4m3\n", {8, 8, 8}},
+        {"weight_format=fp8_e4m3\n", {8, 3, 4}}, {"activation_format=mxint8\n", {4, 8, 4}}, {"error_format=fp8_e5m2\n", {4, 3, 8}}};
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        struct built b;
+        char text[512];
+        snprintf(text, sizeof text, "[net]\nbatch=3\nheight=6\nwidth=5\n%s[conv]\nmls=0\nfilters=20\nactivation=relu\n"
+                 "[conv]\nfilters=12\nactivation=linear\n[connected]\n[softmax]\n", rows[i].options);
+        build(&b, text);
+        struct operations o = count(b.network, true, NULL);
+        for (size_t k = 0; k < o.traffic_count; k++)
+            if (o.traffic[k].low_bit && !o.traffic[k].scales && o.traffic[k].bits != rows[i].bits[o.traffic[k].operand])
+                fail_msg("%s%s have %g bits", rows[i].options, operand_names[o.traffic[k].operand], o.traffic[k].bits);
+        operations_release(&o);
+        release(&b);
+    }
 }
 
 // Groups of one pixel (Microscaling): loops over all products.
@@ -332,6 +387,145 @@ static void test_widths(void **state)
         }
 }
 
+// The units of an operation, of all its items together, are those of the list and no others.
+static void expect_units(const char *what, const struct operations *o, int layer, enum operation_pass pass, enum operation_kind kind,
+                         const struct unit *expected)
+{
+    struct unit found[8 * MOST_UNITS];
+    int count = 0;
+    for (size_t i = 0; i < o->count; i++) {
+        const struct operation *item = &o->items[i];
+        if (item->layer != layer || item->pass != pass || item->kind != kind) continue;
+        for (int k = 0; k < MOST_UNITS && item->units[k].type != NO_UNIT; k++)
+            if (item->units[k].times > 0) found[count++] = item->units[k];
+    }
+    for (; expected->type != NO_UNIT; expected++) {
+        double left = expected->times;
+        for (int k = 0; k < count; k++) {
+            struct unit *f = &found[k];
+            if (f->type != expected->type || f->width != expected->width || f->second != expected->second) continue;
+            left -= f->times;
+            f->times = 0;
+        }
+        if (left != 0)
+            fail_msg("%s: %s, %s: %g of %s %d %d expected, %g more than there are", what, operation_pass_names[pass],
+                     operation_kind_names[kind], expected->times, unit_names[expected->type], expected->width, expected->second, left);
+    }
+    for (int k = 0; k < count; k++)
+        if (found[k].times != 0)
+            fail_msg("%s: %s, %s: %g of %s %d %d too many", what, operation_pass_names[pass], operation_kind_names[kind], found[k].times,
+                     unit_names[found[k].type], found[k].width, found[k].second);
+}
+
+static void count_units(struct operations *o, const char *options, const struct arithmetic *instead)
+{
+    struct built b;
+    char text[1024];
+    snprintf(text, sizeof text, "[net]\nheight=8\nwidth=8\n%s[conv]\nmls=0\nfilters=8\nactivation=relu\n"
+             "[conv]\nfilters=4\nsize=3\npad=1\nbatch_normalize=1\nactivation=leaky\n"
+             "[connected]\noutput=2\nactivation=logistic\n[softmax]\n", options);
+    build(&b, text);
+    *o = count(b.network, true, instead);
+    release(&b);
+}
+
+// cfg/energy/README.md's table of units. <2,1>, activations <2,2> without a sign: a sum of 9 * 12 * 28 has 12 bits and a sign.
+static void test_units(void **state)
+{
+    (void)state;
+    struct operations o;
+    const char *what = "<2,1>, a <2,2>, size 1";
+    count_units(&o, "group_size=1\nactivation_mantissa=2\n", NULL);
+    expect_units(what, &o, 1, IN_FORWARD, ELEMENT_MULTIPLY, UNITS({INTEGER_MULTIPLY, 1, 2, 3}, {INTEGER_ADD, 1, 3, 0}, {SHIFT, 1, 9, 4}));
+    expect_units(what, &o, 1, IN_FORWARD, ELEMENT_ACCUMULATE, UNITS({INTEGER_ADD, 1, 13, 0}));
+    expect_units(what, &o, 1, IN_FORWARD, GROUP_SCALE,
+                 UNITS({INTEGER_ADD, 1, 9, 0}, {INTEGER_ADD, 1, 8, 0}, {INTEGER_MULTIPLY, 1, 2, 2}, {INTEGER_ADD, 2, 15, 0}));
+    expect_units(what, &o, 1, IN_FORWARD, GROUP_ACCUMULATE, UNITS({INTEGER_ADD, 1, 13, 0}, {SHIFT, 1, 13, 13}, {FLOAT_ADD, 1, 8, 23}));
+    expect_units(what, &o, 1, IN_FORWARD, TENSOR_SCALE, UNITS({FLOAT_MULTIPLY, 1, 8, 23}));
+    expect_units(what, &o, 1, IN_BACKWARD, QUANTIZE_MAXIMUM, UNITS({INTEGER_ADD, 1, 32, 0}));
+    expect_units(what, &o, 1, IN_BACKWARD, QUANTIZE_DIVISION,
+                 UNITS({FLOAT_FUNCTION, 2, 0, 0}, {INTEGER_ADD, 1, 32, 0}, {FLOAT_MULTIPLY, 1, 8, 23}));
+    expect_units(what, &o, 1, IN_BACKWARD, QUANTIZE_SCALING, UNITS({FLOAT_MULTIPLY, 1, 8, 23}, {INTEGER_ADD, 1, 8, 0}));
+    expect_units(what, &o, 1, IN_BACKWARD, QUANTIZE_ROUNDING, UNITS({SHIFT, 1, 24, 24}, {INTEGER_ADD, 3, 16, 0}, {SHIFT, 1, 16, 16}));
+    expect_units(what, &o, 1, IN_BACKWARD, QUANTIZE_RANDOM, UNITS({RANDOM_BIT, 1, 1, 0}));
+    operations_release(&o);
+
+    what = "<0,3>, scales <8,0>, whole tensor"; // a sum of 9 * 8 * 7 * 7: 12 bits and a sign
+    count_units(&o, "exponent=0\nmantissa=3\ngroup=none\nscale_mantissa=0\n", NULL);
+    expect_units(what, &o, 1, IN_FORWARD, ELEMENT_MULTIPLY, UNITS({INTEGER_MULTIPLY, 1, 3, 3}));
+    expect_units(what, &o, 1, IN_FORWARD, ELEMENT_ACCUMULATE, UNITS({INTEGER_ADD, 1, 13, 0}));
+    expect_units(what, &o, 1, IN_FORWARD, GROUP_SCALE, UNITS({INTEGER_ADD, 1, 9, 0}, {INTEGER_ADD, 1, 8, 0}));
+    expect_units(what, &o, 1, IN_BACKWARD, QUANTIZE_ROUNDING, UNITS({SHIFT, 1, 24, 24}, {INTEGER_ADD, 2, 16, 0}, {SHIFT, 1, 16, 16}));
+    operations_release(&o);
+
+    what = "scales of one operand with a mantissa";
+    count_units(&o, "weight_scale_mantissa=0\nscale_exponent=3\nexponent=3\nmantissa=6\n", NULL); // 9 * 8 * 8128^2: 33 bits, a sign
+    expect_units(what, &o, 1, IN_FORWARD, GROUP_SCALE, UNITS({INTEGER_ADD, 1, 4, 0}, {INTEGER_ADD, 1, 8, 0}, {INTEGER_ADD, 1, 36, 0}));
+    expect_units(what, &o, 1, IN_FORWARD, GROUP_ACCUMULATE,
+                 UNITS({INTEGER_ADD, 1, 34, 0}, {SHIFT, 1, 34, 34}, {INTEGER_ADD, 1, 24, 0}, {FLOAT_ADD, 1, 8, 23}));
+    expect_units(what, &o, 1, IN_BACKWARD, QUANTIZE_ROUNDING, UNITS({SHIFT, 2, 24, 24}, {INTEGER_ADD, 3, 24, 0}));
+    operations_release(&o);
+
+    count_units(&o, "format=fixed4\n", NULL);
+    expect_units("fixed4", &o, 1, IN_FORWARD, TENSOR_SCALE, UNITS({INTEGER_ADD, 1, 13, 0}, {SHIFT, 1, 13, 13}, {FLOAT_MULTIPLY, 1, 8, 23}));
+    expect_units("fixed4", &o, 1, IN_BACKWARD, QUANTIZE_DIVISION, UNITS({FLOAT_FUNCTION, 1, 0, 0}));
+    operations_release(&o);
+
+    count_units(&o, "format=mxfp4\n", NULL); // 8 products of 12 * 12: 11 bits and a sign
+    expect_units("mxfp4", &o, 1, IN_FORWARD, GROUP_SCALE, UNITS({INTEGER_ADD, 1, 9, 0}, {INTEGER_ADD, 1, 8, 0}));
+    expect_units("mxfp4", &o, 1, IN_FORWARD, ELEMENT_ACCUMULATE, UNITS({INTEGER_ADD, 1, 12, 0}));
+    expect_units("mxfp4", &o, 1, IN_BACKWARD, QUANTIZE_SCALING, UNITS({INTEGER_ADD, 1, 8, 0}));
+    expect_units("mxfp4", &o, 1, IN_BACKWARD, QUANTIZE_DIVISION, UNITS({NO_UNIT, 0, 0, 0}));
+    operations_release(&o);
+
+    count_units(&o, "format=mxfp8_e4m3\nerror_format=mxfp8_e5m2\n", NULL);
+    expect_units("mxfp8", &o, 1, IN_INPUT_ERROR, ELEMENT_MULTIPLY, UNITS({INTEGER_MULTIPLY, 1, 4, 3}, {INTEGER_ADD, 1, 6, 0}));
+    expect_units("mxfp8", &o, 1, IN_INPUT_ERROR, ELEMENT_ACCUMULATE, UNITS({FLOAT_ADD, 1, 8, 23}));
+    expect_units("mxfp8", &o, 1, IN_INPUT_ERROR, GROUP_ACCUMULATE, UNITS({FLOAT_ADD, 1, 8, 23}));
+    expect_units("mxfp8", &o, 1, IN_BACKWARD, QUANTIZE_ROUNDING, UNITS({INTEGER_ADD, 1, 24, 0}));
+    operations_release(&o);
+
+    struct arithmetic rounded = {.sum_exponent = 5, .sum_mantissa = 10,
+                                 .operands = {{.exponent = 4, .mantissa = 3}, {.exponent = 4, .mantissa = 3},
+                                              {.exponent = 3, .mantissa = 6}}};
+    count_units(&o, "", &rounded);
+    expect_units("rounded", &o, 1, IN_INPUT_ERROR, ELEMENT_MULTIPLY, UNITS({FLOAT_MULTIPLY, 1, 4, 6}));
+    expect_units("rounded", &o, 1, IN_INPUT_ERROR, ELEMENT_ACCUMULATE, UNITS({FLOAT_ADD, 1, 5, 10}));
+    operations_release(&o);
+}
+
+// The rest of the network, and the optimizer with all that it may do.
+static void test_float_units(void **state)
+{
+    (void)state;
+    struct operations o;
+    const char *what = "fp32 work";
+    count_units(&o, "", NULL);
+    expect_units(what, &o, 1, IN_FORWARD, BATCH_NORM,
+                 UNITS(FP32_MULTIPLY(2 + 10), FP32_ADD(3 + 6), {FLOAT_FUNCTION, 2, 0, 0})); // an element and a channel
+    expect_units(what, &o, 1, IN_BACKWARD, BATCH_NORM, UNITS(FP32_MULTIPLY(3 + 6), FP32_ADD(5 + 4)));
+    operations_release(&o);
+    static const struct training_settings all = {.momentum = 0.9f, .decay = 1e-4f, .nesterov = 1}, plain = {.momentum = 0.9f},
+                                          everywhere = {.decay = 1e-4f, .decay_all = 1};
+    static const struct { const struct training_settings *training; double weights, biases; } rows[] = {
+        {&all, 4, 3}, {&plain, 2, 2}, {&everywhere, 3, 3}};
+    struct built b;
+    build(&b, "[net]\nheight=8\nwidth=8\n[connected]\noutput=2\nactivation=leaky\n[connected]\noutput=2\nactivation=logistic\n[softmax]\n");
+    for (size_t i = 0; i < 3; i++) {
+        o = (struct operations){.images = 1, .training = true};
+        assert_true(network_operations(b.network, rows[i].training, &o));
+        double steps = rows[i].weights + rows[i].biases;
+        expect_units(what, &o, 0, IN_UPDATE, OPTIMIZER, UNITS(FP32_MULTIPLY(steps), FP32_ADD(steps)));
+        expect_units(what, &o, 0, IN_FORWARD, ACTIVATION, UNITS(FP32_ADD(1), FP32_COMPARE(1), FP32_MULTIPLY(1)));
+        expect_units(what, &o, 0, IN_BACKWARD, ACTIVATION, UNITS(FP32_ADD(1), FP32_COMPARE(1), FP32_MULTIPLY(1)));
+        expect_units(what, &o, 1, IN_FORWARD, ACTIVATION, UNITS(FP32_ADD(1), {FLOAT_FUNCTION, 2, 0, 0}));
+        expect_units(what, &o, 1, IN_BACKWARD, ACTIVATION, UNITS(FP32_ADD(1), FP32_COMPARE(1), FP32_MULTIPLY(2)));
+        expect_units(what, &o, 0, IN_FORWARD, FLOAT_LAYER, UNITS(FP32_MULTIPLY(1), FP32_ADD(1)));
+        operations_release(&o);
+    }
+    release(&b);
+}
+
 static struct energy_table *read_table(void)
 {
     struct diagnostics diagnostics = {.path = "cfg/energy/horowitz-45nm.cfg"};
@@ -408,7 +602,13 @@ static void test_sums(void **state)
         struct operations eight = count(b.network, training, &fp8->arithmetic), expected = count(plain.network, training, &fp8->arithmetic);
         struct energy_sums s = energy_sum(&table->prices, &own, -1);
         double kinds = 0, passes = 0, by_layer = 0;
-        for (int k = 0; k < OPERATION_KINDS; k++) kinds += s.kinds[k];
+        double low_bit = 0;
+        for (int k = 0; k < OPERATION_KINDS; k++) {
+            kinds += s.kinds[k];
+            if (k < FLOAT_LAYER) low_bit += s.kinds[k];
+        }
+        assert_true(low_bit > 0 && s.kinds[QUANTIZE_MAXIMUM] > 0);
+        assert_close(low_bit, s.low_bit);
         for (int p = 0; p < OPERATION_PASSES; p++) passes += s.passes[p];
         for (int i = 0; i < b.network->layer_count; i++) by_layer += energy_sum(&table->prices, &own, i).total;
         assert_close(kinds, s.total);
@@ -450,6 +650,33 @@ static void test_traffic(void **state)
     assert_close(bytes[MLS_ERROR][7], 2 * 3 * 12 * 30 * 7 / 8.0);
     assert_close(bytes[MLS_ERROR][9], 2 * 3 * 9 / 8.0);
     assert_close(all, total.bytes);
+    operations_release(&o);
+    release(&b);
+}
+
+// A block of 32 input channels of one weight, of 32 channels of one pixel has a scale of 8 bits; all else in 32.
+static void test_traffic_of_blocks(void **state)
+{
+    (void)state;
+    struct built b;
+    build(&b, "[net]\nbatch=3\nheight=6\nwidth=5\nchannels=40\nformat=mxfp4\n[conv]\nfilters=12\nsize=3\npad=1\nactivation=linear\n"
+              "[connected]\n[softmax]\n");
+    struct operations o = count(b.network, true, NULL);
+    double elements[3] = {0}, scales[3] = {0}, optimizer = 0;
+    for (size_t i = 0; i < o.traffic_count; i++) {
+        const struct traffic *t = &o.traffic[i];
+        if (t->low_bit && t->pass == IN_FORWARD) *(t->scales ? &scales[t->operand] : &elements[t->operand]) += t->elements * t->bits;
+        if (t->low_bit && t->pass == IN_WEIGHT_GRADIENT && t->operand == MLS_ERROR)
+            *(t->scales ? &scales[MLS_ERROR] : &elements[MLS_ERROR]) += t->elements * t->bits;
+        if (t->pass == IN_UPDATE) optimizer += t->elements * t->bits;
+    }
+    assert_close(elements[MLS_WEIGHT], 12 * 40 * 9 * 4.0);
+    assert_close(scales[MLS_WEIGHT], 12 * 2 * 9 * 8.0);
+    assert_close(elements[MLS_ACTIVATION], 3 * 40 * 30 * 4.0);
+    assert_close(scales[MLS_ACTIVATION], 3 * 2 * 30 * 8.0);
+    assert_close(elements[MLS_ERROR], 3 * 12 * 30 * 4.0);
+    assert_close(scales[MLS_ERROR], 3 * 1 * 30 * 8.0);
+    assert_close(optimizer, 5 * 32.0 * (12 * 40 * 9 + 12 + 12 * 30 + 1)); // weights and biases: gradient, momentum, weight in; two out
     operations_release(&o);
     release(&b);
 }
@@ -503,9 +730,11 @@ static void test_bad_tables(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_groupings), cmocka_unit_test(test_formats), cmocka_unit_test(test_pixel_groups),
+        cmocka_unit_test(test_groupings), cmocka_unit_test(test_formats), cmocka_unit_test(test_presets),
+        cmocka_unit_test(test_signs), cmocka_unit_test(test_pixel_groups),
         cmocka_unit_test(test_other_layers), cmocka_unit_test(test_darknet_layers), cmocka_unit_test(test_all_types),
-        cmocka_unit_test(test_widths), cmocka_unit_test(test_prices), cmocka_unit_test(test_element_energy), cmocka_unit_test(test_sums),
-        cmocka_unit_test(test_traffic), cmocka_unit_test(test_bad_tables)};
+        cmocka_unit_test(test_widths), cmocka_unit_test(test_units), cmocka_unit_test(test_float_units), cmocka_unit_test(test_prices),
+        cmocka_unit_test(test_element_energy), cmocka_unit_test(test_sums),
+        cmocka_unit_test(test_traffic), cmocka_unit_test(test_traffic_of_blocks), cmocka_unit_test(test_bad_tables)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

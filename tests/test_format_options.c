@@ -77,6 +77,25 @@ static double train(struct built *b, int steps, double *first)
     return b->network->loss;
 }
 
+// What a word stands for: the standards round to nearest, their blocks are of 32 channels; the others round errors stochastically.
+static void test_presets(void **state)
+{
+    (void)state;
+    static const struct { const char *name; int exponent, mantissa, group, group_size, scale_mantissa; bool stochastic; } rows[] = {
+        {"mls", 2, 1, MLS_GROUP_NC, 16, 1, true}, {"fixed6", 0, 5, MLS_GROUP_NONE, 1, 0, true}, {"bfp16", 0, 15, MLS_GROUP_NC, 16, 0, true},
+        {"mxfp6_e3m2", 3, 2, MLS_GROUP_NC, 32, 0, false}, {"mxint8", 0, 7, MLS_GROUP_NC, 32, 0, false},
+        {"fp8_e5m2", 5, 2, MLS_GROUP_NONE, 1, 0, false}};
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
+        for (int operand = 0; operand < 3; operand++) {
+            struct mls_format f;
+            assert_true(mls_preset(rows[i].name, (enum mls_operand)operand, &f));
+            assert_true(f.exponent == rows[i].exponent && f.mantissa == rows[i].mantissa && (int)f.group == rows[i].group);
+            assert_true(f.group_size == rows[i].group_size && f.scale_exponent == 8 && f.scale_mantissa == rows[i].scale_mantissa);
+            assert_int_equal(f.rounding, rows[i].stochastic && operand == MLS_ERROR ? MLS_STOCHASTIC : MLS_NEAREST);
+            assert_true(mls_format_check(&f, NULL));
+        }
+}
+
 // Every format: the loss falls; the weights are the same with one thread and with three in plain C; the mode is as promised.
 static void test_training(void **state)
 {
@@ -257,7 +276,8 @@ static void test_interface(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_training), cmocka_unit_test(test_settings), cmocka_unit_test(test_layer),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_presets), cmocka_unit_test(test_training),
+                                       cmocka_unit_test(test_settings), cmocka_unit_test(test_layer),
                                        cmocka_unit_test(test_contradictions), cmocka_unit_test(test_interface)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

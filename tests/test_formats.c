@@ -7,6 +7,7 @@
 #include "base/memory.h"
 #include "base/random.h"
 #include "mls/presets.h"
+#include "mls/quantize.h"
 #include "mls/simulate.h"
 #include "mls/standard.h"
 
@@ -248,6 +249,48 @@ static void test_unbiased(void **state)
     }
 }
 
+// Between the largest element and the next power of two nothing is rounded up, in any rounding.
+static void test_saturation(void **state)
+{
+    (void)state;
+    enum { DRAWS = 1000 };
+    static const int dims[4] = {1, 2, 1, DRAWS};
+    static float x[2 * DRAWS], elements[2 * DRAWS], scales[DRAWS];
+    for (size_t k = 0; k < sizeof definitions / sizeof definitions[0]; k++)
+        for (int rounding = MLS_NEAREST; rounding <= MLS_STOCHASTIC; rounding++) {
+            const struct definition *d = &definitions[k];
+            struct mls_format format = preset(d->name, (enum mls_rounding)rounding);
+            if (format.family == MLS_FAMILY_FP8) continue; // its scale leaves nothing above the largest element
+            float next = ldexpf(1, ilogb(d->largest) + 1);
+            for (int i = 0; i < DRAWS; i++) {
+                x[i] = (float)d->largest + (next - (float)d->largest) * (float)i / DRAWS;
+                x[DRAWS + i] = -x[i];
+            }
+            quantize(&format, x, dims, 4, &(struct standard_result){NULL, elements, scales});
+            for (int i = 0; i < 2 * DRAWS; i++)
+                if (scales[i % DRAWS] != 1 || elements[i] != copysignf((float)d->largest, x[i]))
+                    fail_msg("%s: %g becomes %g", d->name, (double)x[i], (double)elements[i]);
+        }
+}
+
+// A number of the format stays what it is even where the random bits are all 0; half a step is then rounded up.
+static void test_random_bits_zero(void **state)
+{
+    (void)state;
+    const int dims[4] = {1, 2, 1, 1};
+    uint64_t key = 0;
+    while (mls_random_bits(mls_plane_keys_of(key, 1), 0, 24) != 0) key++;
+    static const struct { const char *name; float top, x, expected; } rows[] = {
+        {"mxfp4", 6, 1.5f, 1.5f}, {"mxfp4", 6, 1.25f, 1.5f}, {"mxfp4", 6, 0, 0}, {"fp8_e4m3", 448, -3, -3}, {"mxint8", 1.5f, 0.5f, 0.5f}};
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        struct mls_format format = preset(rows[i].name, MLS_STOCHASTIC);
+        const float x[2] = {rows[i].top, rows[i].x};
+        float elements[2];
+        quantize(&format, x, dims, key, &(struct standard_result){NULL, elements, NULL});
+        if (elements[1] != rows[i].expected) fail_msg("%s: %g becomes %g", rows[i].name, (double)x[1], (double)elements[1]);
+    }
+}
+
 // ---------------------------------------------------------------------------------------------
 // fixedK, bfpK
 
@@ -320,6 +363,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_codes), cmocka_unit_test(test_int8), cmocka_unit_test(test_golden), cmocka_unit_test(test_blocks),
         cmocka_unit_test(test_fp8_scale), cmocka_unit_test(test_not_finite), cmocka_unit_test(test_unbiased),
-        cmocka_unit_test(test_block_float), cmocka_unit_test(test_block_float_is_not_mls), cmocka_unit_test(test_fixed)};
+        cmocka_unit_test(test_saturation), cmocka_unit_test(test_random_bits_zero), cmocka_unit_test(test_block_float),
+        cmocka_unit_test(test_block_float_is_not_mls), cmocka_unit_test(test_fixed)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -5,7 +5,9 @@
 
 #include "base/memory.h"
 #include "mls/convolution.h"
+#include "mls/presets.h"
 #include "mls/quantize.h"
+#include "mls/simulate.h"
 #include "probe/gradient.h"
 #include "probe/statistics.h"
 #include "train/trainer.h"
@@ -106,7 +108,7 @@ static struct gradient_result probe(const char *text, unsigned plain, int thread
     struct made fp32 = make_network(text, MLS_ALL_OPERANDS, threads), format = make_network(text, plain, threads);
     struct loader *loader = make_loader(dataset, fp32.network->settings.batch);
     struct error error = {""};
-    struct gradient_result result;
+    struct gradient_result result = {0};
     bool counted[16] = {false};
     for (int i = 0; i < format.network->layer_count; i++) counted[i] = format.network->layers[i]->low_bit;
     struct gradient_probe *p = gradient_probe_create(fp32.network, &training, loader, batches, counted, &error);
@@ -257,6 +259,32 @@ static void test_bias_and_noise(void **state)
     dataset_close(dataset);
 }
 
+// The figures of the network are of the layers that count: of one alone its own.
+static void test_counted(void **state)
+{
+    (void)state;
+    static const bool counted[16] = {false, true};
+    struct dataset *dataset = random_pictures();
+    struct loader *loader = make_loader(dataset, 16);
+    struct made fp32 = make_network(NET LAYERS, MLS_ALL_OPERANDS, 1), format = make_network(NET LAYERS, 0, 1);
+    struct error error = {""};
+    struct gradient_result r;
+    struct gradient_probe *p = gradient_probe_create(fp32.network, &training, loader, 2, counted, &error);
+    if (!p || !gradient_probe_measure(p, format.network, 2, &r, &error)) fail_msg("%s", error.message);
+    const struct gradient_figures *own = &r.rows[1].figures, *const all[2] = {&r.mean, &r.whole};
+    for (int k = 0; k < 2; k++)
+        assert_true(own->error > 0 && near(all[k]->error, own->error, 1e-12) && near(all[k]->bias, own->bias, 1e-12) &&
+                    near(all[k]->noise, own->noise, 1e-12) && near(all[k]->cosine, own->cosine, 1e-12) &&
+                    near(all[k]->slope, own->slope, 1e-12));
+    for (int i = 0; i < r.count; i++) assert_int_equal(r.rows[i].counted, i == 1);
+    memory_release(r.rows);
+    gradient_probe_destroy(p);
+    loader_destroy(loader);
+    unmake(&fp32);
+    unmake(&format);
+    dataset_close(dataset);
+}
+
 static void test_nearest_has_no_noise(void **state)
 {
     (void)state;
@@ -381,13 +409,162 @@ static void test_statistics_by_hand(void **state)
     statistics_release(&statistics);
 }
 
+// ---------------------------------------------------------------------------------------------
+// Statistics of every format, against loops over groups that are written out here.
+
+enum { PARTS = 2, MOST_GROUPS = 4096 };
+
+// A number for the group of element p of plane (i, j): MLS and bfp in tiles of 16, Microscaling in blocks of 32 channels of one pixel;
+// neither crosses one of the two convolution groups.
+static int group_number(enum mls_family family, enum mls_operand operand, const int dims[4], int i, int j, int p)
+{
+    if (family == MLS_FAMILY_FIXED || family == MLS_FAMILY_FP8) return 0;
+    int span = family == MLS_FAMILY_MICROSCALING ? 32 : 16, part = operand == MLS_WEIGHT ? dims[1] : dims[1] / PARTS;
+    int column = j / part * 3 + j % part / span;
+    if (family == MLS_FAMILY_MICROSCALING) return (i * 6 + column) * 16 + p;
+    return (operand == MLS_WEIGHT ? i / (dims[0] / PARTS) * 3 + i % (dims[0] / PARTS) / 16 : i) * 6 + column;
+}
+
+// Xmax of a group with this maximum, by the format's definition.
+static double largest_of(const char *name, const struct mls_format *f, double tensor, double group)
+{
+    static const struct { const char *name; int emax; double largest; } elements[] = {
+        {"mxfp4", 2, 6}, {"mxfp6_e2m3", 2, 7.5}, {"mxfp6_e3m2", 4, 28}, {"mxfp8_e4m3", 8, 448}, {"mxfp8_e5m2", 15, 57344},
+        {"mxint8", 0, 127.0 / 64}};
+    for (size_t i = 0; i < sizeof elements / sizeof elements[0]; i++)
+        if (strcmp(name, elements[i].name) == 0) return exp2(floor(log2(group)) - elements[i].emax) * elements[i].largest;
+    double fixed_point = 1 - exp2(-f->mantissa), scale = 1;
+    if (f->family == MLS_FAMILY_FP8) return tensor;
+    if (f->family == MLS_FAMILY_FIXED) return tensor * fixed_point;
+    if (f->family == MLS_FAMILY_BLOCK_FLOAT) return exp2(ceil(log2(group))) * fixed_point;
+    for (int e = 1; e < 64; e++) // <2,1>, scales (1 + m/2) 2^-e
+        for (int m = 1; m >= 0; m--)
+            if ((1 + m / 2.0) * exp2(-e) >= group / tensor) scale = (1 + m / 2.0) * exp2(-e);
+    return tensor * scale * 0.75;
+}
+
+// Bits of an element that is never negative, of one that is, of a group's scale and of the tensor's.
+static void bits_of(const char *name, const struct mls_format *f, int bits[4])
+{
+    int k = atoi(name + strcspn(name, "0123456789"));
+    bool one_scale = f->family == MLS_FAMILY_FIXED || f->family == MLS_FAMILY_FP8;
+    bits[2] = one_scale ? 0 : f->family == MLS_FAMILY_MLS ? 9 : 8;
+    bits[3] = one_scale || f->family == MLS_FAMILY_MLS ? 32 : 0;
+    bits[1] = f->family == MLS_FAMILY_MLS ? 4 : k;
+    bits[0] = strncmp(name, "mx", 2) == 0 || strncmp(name, "fp8", 3) == 0 ? k : bits[1] - 1;
+}
+
+static void check_statistics(const char *name, const struct mls_format *f, enum mls_operand operand, const int dims[4], const float *x)
+{
+    static double maxima[MOST_GROUPS];
+    static float q[6 * 80 * 9];
+    struct layer layer = {.index = 0};
+    struct error error = {""};
+    struct statistics statistics;
+    const struct observation seen = {.layer = &layer, .operand = operand, .format = *f, .nonnegative = operand == MLS_ACTIVATION,
+                                     .convolution_groups = PARTS, .tensor_key = 77, .dims = {dims[0], dims[1], dims[2], dims[3]},
+                                     .values = x};
+    assert_true(statistics_create(&statistics, 1, &error));
+    if (!statistics_see(&statistics, &seen, &error)) fail_msg("%s: %s", name, error.message);
+    statistics_finish(&statistics);
+    assert_true(mls_simulate(f, operand, x, dims, PARTS, 77, NULL, q, &error));
+    int plane = dims[2] * dims[3], count = dims[0] * dims[1] * plane, groups = 0, zero_groups = 0, bits[4];
+    uint64_t zeros = 0, underflows = 0, at = 0, above = 0;
+    double tensor = 0, square = 0, difference = 0, sum = 0, squares = 0;
+    for (int g = 0; g < MOST_GROUPS; g++) maxima[g] = -1;
+#define GROUP(k) group_number(f->family, operand, dims, (k) / plane / dims[1], (k) / plane % dims[1], (k) % plane)
+    for (int k = 0; k < count; k++) {
+        maxima[GROUP(k)] = fmax(maxima[GROUP(k)], fabs((double)x[k]));
+        tensor = fmax(tensor, fabs((double)x[k]));
+    }
+    for (int k = 0; k < count; k++) {
+        double largest = largest_of(name, f, tensor, maxima[GROUP(k)]), magnitude = fabs((double)x[k]);
+        zeros += magnitude == 0;
+        underflows += magnitude > 0 && q[k] == 0;
+        at += magnitude > 0 && near(fabs((double)q[k]), largest, 1e-6 * largest);
+        above += magnitude > largest;
+        square += magnitude * magnitude;
+        difference += pow((double)q[k] - (double)x[k], 2);
+    }
+    for (int g = 0; g < MOST_GROUPS; g++) {
+        groups += maxima[g] >= 0;
+        zero_groups += maxima[g] == 0;
+        sum += maxima[g] > 0 ? log2(maxima[g] / tensor) : 0;
+        squares += maxima[g] > 0 ? pow(log2(maxima[g] / tensor), 2) : 0;
+    }
+    const struct operand_statistics *s = &statistics.rows[0][operand];
+    double mean = sum / (groups - zero_groups);
+    if (s->zeros != zeros || s->underflows != underflows || s->at_largest != at || s->above_largest != above ||
+        s->groups != (uint64_t)groups || s->zero_groups != (uint64_t)zero_groups)
+        fail_msg("%s, operand %d: %d zeros, %d underflow, %d at Xmax, %d above, %d groups, %d zero; expected %d, %d, %d, %d, %d, %d", name,
+                 (int)operand, (int)s->zeros, (int)s->underflows, (int)s->at_largest, (int)s->above_largest, (int)s->groups,
+                 (int)s->zero_groups, (int)zeros, (int)underflows, (int)at, (int)above, groups, zero_groups);
+    assert_true(near(statistics_relative_error(s), sqrt(difference / square), 1e-9));
+    assert_true(near(statistics_decibel(s), 10 * log10(square / difference), 1e-6));
+    assert_true(near(statistics_deviation(s), sqrt(fmax(0, squares / (groups - zero_groups) - mean * mean)), 1e-5));
+    assert_true(statistics_quantile(s, 1) == 0);
+    bits_of(name, f, bits);
+    assert_int_equal(statistics_element_bits(s), bits[operand != MLS_ACTIVATION]);
+    assert_true(near(statistics_stored_bits(s), bits[operand != MLS_ACTIVATION] + (double)(bits[2] * groups + bits[3]) / count, 1e-9));
+    // The cases are there: something underflows, is cut off, and some groups are zero, where the format can have that.
+    assert_true(operand != MLS_ERROR || f->exponent == 5 || underflows > 0);
+    bool fp8 = f->family == MLS_FAMILY_FP8, one_scale = fp8 || f->family == MLS_FAMILY_FIXED;
+    if (one_scale || (f->family != MLS_FAMILY_BLOCK_FLOAT && f->mantissa <= 3)) assert_true(at > 0 && (above > 0) == !fp8);
+    assert_true((zero_groups > 0) == (groups > 1 && operand == MLS_ACTIVATION));
+    statistics_release(&statistics);
+}
+
+static void test_statistics_of_formats(void **state)
+{
+    (void)state;
+    static const int dims[3][4] = {{6, 40, 3, 3}, {2, 80, 3, 3}, {3, 80, 2, 4}};
+    static float x[6 * 80 * 9];
+    char name[32];
+    for (int index = 0; mls_preset_name(index, name, sizeof name), *name; index++)
+        for (int operand = 0; operand < 3; operand++) {
+            struct random_stream stream = {(uint64_t)(100 + operand), 0};
+            struct mls_format format = mls_preset_at(index, (enum mls_operand)operand);
+            const int *d = dims[operand], plane = d[2] * d[3];
+            for (int k = 0; k < d[0] * d[1] * plane; k++) {
+                x[k] = random_normal(&stream) * exp2f(-(float)(k / plane / 8 % 7)); // planes of different size
+                if (operand == MLS_ACTIVATION) x[k] = k < 40 * plane ? 0 : fmaxf(x[k], 0);
+                if (operand == MLS_ERROR && k % 5 == 0) x[k] *= 0x1p-26f;
+            }
+            check_statistics(name, &format, (enum mls_operand)operand, d, x);
+        }
+}
+
+// More groups than are kept: an even sample of them.
+static void test_statistics_of_many_groups(void **state)
+{
+    (void)state;
+    enum { COUNT = 3 * STATISTICS_GROUPS };
+    float *x = memory_allocate(COUNT, sizeof *x, NULL);
+    struct layer layer = {.index = 0};
+    struct observation seen = {.layer = &layer, .operand = MLS_ERROR, .format = mls_format_default(MLS_ERROR), .convolution_groups = 1,
+                               .dims = {3, STATISTICS_GROUPS, 1, 1}, .values = x};
+    struct statistics statistics;
+    struct error error = {""};
+    seen.format.group_size = 1;
+    for (int k = 0; k < COUNT; k++) x[k] = k % 4 == 3 ? 0 : exp2f(-(float)(k % 4));
+    assert_true(statistics_create(&statistics, 1, &error));
+    for (int i = 0; i < 2; i++) assert_true(statistics_see(&statistics, &seen, &error));
+    statistics_finish(&statistics);
+    const struct operand_statistics *s = &statistics.rows[0][MLS_ERROR];
+    assert_true(s->groups == 2 * COUNT && s->zero_groups == 2 * COUNT / 4 && s->maxima_count == 2 * COUNT / 4);
+    for (int k = 0; k < 3; k++) assert_true(s->maxima[((size_t)(2 * k) + 1) * s->maxima_count / 6] == (float)(k - 2));
+    statistics_release(&statistics);
+    memory_release(x);
+}
+
 static void test_statistics_of_nothing(void **state)
 {
     (void)state;
     static const float zeros[8] = {0}, bad[8] = {0, 0, 0, NAN};
     struct layer layer = {.index = 0};
     struct observation seen = {.layer = &layer, .operand = MLS_ACTIVATION,
-                               .format = mls_format_default(MLS_ACTIVATION), .nonnegative = true, .convolution_groups = 1, .dims = {2, 2, 1, 2}, .values = zeros};
+                               .format = mls_format_default(MLS_ACTIVATION), .nonnegative = true, .convolution_groups = 1,
+                               .dims = {2, 2, 1, 2}, .values = zeros};
     struct statistics statistics;
     struct error error = {""};
     assert_true(statistics_create(&statistics, 1, &error) && statistics_see(&statistics, &seen, &error));
@@ -481,11 +658,14 @@ int main(void)
         cmocka_unit_test(test_fp32_is_perfect),
         cmocka_unit_test(test_linear_by_hand),
         cmocka_unit_test(test_bias_and_noise),
+        cmocka_unit_test(test_counted),
         cmocka_unit_test(test_nearest_has_no_noise),
         cmocka_unit_test(test_threads),
         cmocka_unit_test(test_operands_differ),
         cmocka_unit_test(test_network_is_left_alone),
         cmocka_unit_test(test_statistics_by_hand),
+        cmocka_unit_test(test_statistics_of_formats),
+        cmocka_unit_test(test_statistics_of_many_groups),
         cmocka_unit_test(test_statistics_of_nothing),
         cmocka_unit_test(test_observer),
     };

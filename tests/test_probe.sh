@@ -2,7 +2,7 @@
 # `mlsnet stats` and `mlsnet probe` from end to end: their forms of output agree, settings and operands reach them, bad input is one
 # line. Prints lines as cmocka does, so that scripts/run-tests counts them. $MLSNET is the program.
 cd "$(dirname "$0")/.." && . tests/testing.bash
-
+MLSNET=$(realpath "${MLSNET:-./mlsnet}")
 
 mkdir "$work/data"
 python3 tests/make_tiny_data.py "$work/data"
@@ -98,7 +98,7 @@ check "probe: JSON, CSV and text agree, fp32 is perfect" probe_agrees
 refused "probe: a key of training" 2 "--over batch: not an option of the number format" probe --over batch=8
 refused "probe: an unknown layer" 2 "--over" probe --over 99.mls=1
 refused "probe: a wrong operand" 2 "--operand inputs: expected some of all, weights" probe --operand inputs
-refused "probe: no seeds" 2 "--batches and --seeds: expected 1" "$MLSNET" probe "$cfg" "$weights" --seeds 0
+refused "probe: no seeds" 2 "--batches 4 --seeds 0: expected 1 to 10000" "$MLSNET" probe "$cfg" "$weights" --seeds 0
 refused "probe: another network" 1 "a checkpoint of another network" probe --set conv.filters=24
 refused "probe: no checkpoint" 1 "not a safetensors file" "$MLSNET" probe "$cfg" "$cfg"
 refused "probe: a file that cannot be made" 1 "cannot write" probe --batches 1 --seeds 1 --csv /proc/nothing
@@ -126,24 +126,48 @@ assert all(b["snr_db"] > a["snr_db"] + 10 for a, b in zip(rows[3:5], finer[3:5])
 table = list(csv.DictReader(open(f"{folder}/stats.csv")))
 assert len(table) == len(rows)
 for a, b in zip(table, rows):
-    assert all(math.isclose(float(a[key]), b[key], rel_tol=1e-6, abs_tol=1e-12) for key in a if key not in ("type", "operand")), a
+    assert all(math.isclose(float(a[key]), b[key], rel_tol=1e-6, abs_tol=1e-12) for key in a if key not in ("type", "operand", "format"))
+    assert a["format"] == b["format"], a
 text = open(f"{folder}/stats.txt").read()
 assert all(f"{row['snr_db']:.2f}" in text for row in rows)
 END
 }
 check "stats: JSON, CSV and text agree" stats_agree
+stats --json --set format=mxfp4 --set error_format=fp8_e5m2 >"$work/formats.json" || bad "stats, other formats" "status"
+stats --set format=mxfp4 --set error_format=fp8_e5m2 >"$work/formats.txt" || bad "stats, other formats" "status"
+check "stats: other formats" python3 - "$work" <<'END'
+import json, sys
+rows = json.load(open(f"{sys.argv[1]}/formats.json"))["operands"]
+assert [r["format"] for r in rows] == 2 * ["mxfp4", "mxfp4", "fp8_e5m2"]
+assert [r["element_bits"] for r in rows] == 2 * [4, 4, 8]
+assert [r["groups"] for r in rows[:3]] == [2 * 20 * 9, 2 * 16 * 64, 2] and rows[2]["above_xmax"] == 0 < rows[0]["above_xmax"]
+text = open(f"{sys.argv[1]}/formats.txt").read()
+assert text.count(" mxfp4 nearest ") == 4 and text.count(" fp8_e5m2 nearest ") == 2, text
+END
 if command -v gnuplot >/dev/null; then
   stats --plot "$work/s.png" >/dev/null && stats --plot "$work/s.svg" >/dev/null || bad "stats: pictures" "status"
   check "stats: a PNG" bash -c "head -c 4 '$work/s.png' | grep -q PNG"
   check "stats: an SVG with its labels" grep -q "signal-to-noise" "$work/s.svg"
+  check "stats: no other picture but the script" [ "$(cd "$work" && echo s.*)" = "s.gnuplot s.png s.svg" ]
+  mkdir "$work/names"
+  for name in "it's.png" "-e.png" '|touch hit; : .png' '`touch hit`.svg'; do # gnuplot's ways to run a command, and an option
+    (cd "$work/names" && "$MLSNET" stats "$cfg" "$weights" --batches 1 --plot "$name") >"$work/out" 2>&1 || bad "picture $name" "$(cat "$work/out")"
+    check "a picture with the name $name" [ -s "$work/names/$name" ]
+  done
+  check "... runs no command" [ ! -e "$work/names/hit" ]
+  refused "stats: no folder for the picture" 1 "nowhere/s.gnuplot" stats --batches 1 --plot "$work/nowhere/s.png"
 else
-  refused "stats: without gnuplot" 1 "needs gnuplot" stats --plot "$work/s.png"
+  echo "[  SKIPPED ] stats: pictures"
+  echo "skipped: stats: pictures: gnuplot is not installed"
 fi
 mkdir "$work/bin" # without gnuplot in the path
-refused "stats: no gnuplot" 1 "needs gnuplot, which is not installed" env PATH="$work/bin" "$MLSNET" stats "$cfg" "$weights" --batches 1 --plot "$work/none.png"
-refused "stats: a picture of another kind" 2 "ends with .png or .svg" stats --plot "$work/s.jpg"
+refused "stats: no gnuplot" 1 "--plot: gnuplot is not installed" env PATH="$work/bin" "$MLSNET" stats "$cfg" "$weights" --batches 1 --plot "$work/none.png"
+refused "stats: a path with a control character" 2 "control character" stats --plot "$work/a"$'\n'"set output 'b'.png"
+refused "stats: a picture of another kind" 2 "s.jpg: expected a name that ends with .png or .svg" stats --plot "$work/s.jpg"
+refused "stats: a CSV file that cannot be made" 1 "cannot create: No such file or directory" \
+  stats --batches 1 --csv "$work/nowhere/s.csv"
 refused "stats: nothing is low-bit" 1 "nothing is quantized" stats --set mls=0
 refused "stats: another network" 1 "a checkpoint of another network" stats --set conv.filters=24
-refused "stats: no batches" 2 "--batches: expected 1" "$MLSNET" stats "$cfg" "$weights" --batches 0
+refused "stats: no batches" 2 "--batches 0: expected 1 to 10000" "$MLSNET" stats "$cfg" "$weights" --batches 0
 check "the checkpoint is as it was" cmp "$work/before" "$weights"
 [ $failures = 0 ]

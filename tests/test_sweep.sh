@@ -114,7 +114,8 @@ sweep all --over mantissa=1,2 --over exponent=0,2 --seeds 3 >"$work/out" 2>"$wor
 check "a folder with other runs is refused" bash -c "[ $? = 1 ] && [ \$(wc -l <$work/err) = 1 ] && grep -q 'the run there is another' $work/err"
 
 # What the fp32 runs are: one for each combination of what is not the format.
-sweep rates --over learning_rate=0.05,0.1 --over group_size=1,4 >/dev/null 2>&1
+sweep rates --over learning_rate=0.05,0.1 --over group_size=1,4 --threads 6 --jobs 2 >/dev/null 2>&1
+check "runs at once share the threads" [ "$(cat "$work"/rates/*/seed1/output.log | grep -c 'threads: 3;')" = 6 ]
 check "fp32 with each learning rate" python3 - "$work/rates" <<'END'
 import csv, sys
 rows = list(csv.DictReader(open(f"{sys.argv[1]}/sweep.csv")))
@@ -164,6 +165,17 @@ for name, row in rows.items():
     assert (row["top1"] == "") == failed and row["top1_lost"] == "" and (row["pareto"] == "") == failed
 END
 
+# A run that is killed from outside, by the system when memory runs out for example.
+"$MLSNET" sweep "$cfg" --output "$work/killed" --no-pictures --no-fp32 "${long[@]}" >"$work/out" 2>"$work/err" &
+pid=$!
+wait_for_epochs killed 2>/dev/null
+kill -KILL $(cat /proc/$pid/task/$pid/children)
+wait $pid
+check "a killed run: status 1, said, and the rest was done" bash -c "[ $? = 1 ] && [ -e $work/killed/mantissa=2/seed1/summary.json ] &&
+  grep -q 'failed: mantissa=1 seed 1: ended by signal 9; see' $work/err"
+sweep killed --no-fp32 "${long[@]}" >"$work/out" 2>"$work/err"
+check "... and it goes on, to the same bytes" cmp "$work/killed/mantissa=1/seed1/last.safetensors" "$work/whole/mantissa=1/seed1/last.safetensors"
+
 # Bad input: one line, before anything runs.
 refused "no --over" 2 "--over is missing"
 refused "an unknown key" 2 "--over mantisa: not an option of [net] or [data]; did you mean mantissa?" --over mantisa=1,2
@@ -171,14 +183,33 @@ refused "an unknown key of a layer" 2 "--over 17.mantissa: the cfg has layers 0 
 refused "the same key twice" 2 "--over mantissa: given twice" --over mantissa=1 --over exponent=1 --over mantissa=2
 refused "the same value twice" 2 "--over mantissa=1: the value is given twice" --over mantissa=1,2,1
 refused "an empty value" 2 "--over mantissa: a value is empty" --over mantissa=1,,2
+refused "a value that would break tables and scripts" 2 "--over data.names: a value has a control character" --over "data.names=a"$'\n'b
 refused "no values" 2 "expected KEY=V1,V2,..." --over mantissa
 refused "seeds" 2 "--seeds 0: expected 1 to 100" --over mantissa=1 --seeds 0
 refused "jobs" 2 "--jobs 0: expected 1 to 256" --over mantissa=1 --jobs 0
+many=(); for i in $(seq 255); do many+=(--set seed=$i); done
+refused "more options than a run takes" 2 "--over, --set: too many together" --over mantissa=1 --over exponent=2 "${many[@]}"
 refused "no data" 1 "nowhere" --over mantissa=1 --data "$work/nowhere"
 sweep invalid --over mantissa=0,1 --over exponent=0,2 >"$work/out" 2>"$work/err"
 check "invalid combinations are named before anything runs" bash -c "[ $? = 2 ] && [ ! -e $work/invalid ] && grep -qE 'mantissa=0 exponent=0: .*tiny.cfg:[0-9]+: ' $work/err && grep -q '1 of 5 settings cannot be run' $work/err"
 sweep invalid --over mantissa=0,1 --over exponent=0,2 --skip-invalid >"$work/out" 2>"$work/err"
 check "--skip-invalid runs the others" bash -c "[ $? = 0 ] && [ \$(wc -l <$work/invalid/sweep.csv) = 5 ] && ! grep -q '^mantissa=0 exponent=0,' $work/invalid/sweep.csv"
+
+# An fp32 setting that is left out, too: the others keep theirs. Layers that say mls=1 themselves are fp32 in it.
+sweep valid --over learning_rate=-1,0.05 --over mantissa=1,2 --set 1.mls=1 --skip-invalid >"$work/out" 2>"$work/err"
+check "--skip-invalid: each setting is compared with its own fp32, which is fp32 in all layers" python3 - "$work/valid" <<'END'
+import csv, pathlib, sys
+rows = list(csv.DictReader(open(f"{sys.argv[1]}/sweep.csv")))
+names = [f"learning_rate=0.05 mantissa={m}" for m in (1, 2)]
+assert [(r["setting"], r["reference"]) for r in rows] == [("fp32 learning_rate=0.05", "")] + [(n, "fp32 learning_rate=0.05") for n in names], rows
+assert float(rows[0]["energy_ratio"]) == 1 < 4 < float(rows[1]["energy_ratio"]) and float(rows[0]["bits"]) == 32
+config = (pathlib.Path(sys.argv[1]) / rows[0]["folder"] / "seed1/config.cfg").read_text()
+assert config.count("mls=0") == 4 and "mls=1" not in config, config
+END
+
+# One sweep at a time in a folder.
+(exec 9>"$work/rates/sweep.lock" && flock 9 && timeout -s KILL 3 "$MLSNET" sweep "$cfg" --output "$work/rates" --no-pictures --over group_size=1,4 >"$work/out" 2>"$work/err") 2>/dev/null
+check "a second sweep in a folder waits" bash -c "grep -qF 'waiting for the runs of another sweep in $work/rates' $work/err && ! grep -q 'runs finished' $work/out"
 
 # The Pareto front of a made-up table: b and c and e are on it, d is as good as c but dearer, f equals e, g has no accuracy.
 mkdir "$work/made-up"
@@ -204,6 +235,10 @@ refuse_plot() { # NAME TEXT ARGUMENTS...
 refuse_plot "plot of nothing" "an argument is missing: RUN"
 refuse_plot "plot of a folder without a run" "neither a run (log.csv) nor a sweep (sweep.csv)" "$work/data"
 mkdir "$work/damaged" && sed '3s/,100$//' "$work/made-up/sweep.csv" >"$work/damaged/sweep.csv"
+mkdir "$work/other-log" && printf 'epoch,loss\n1,0.5\n' >"$work/other-log/log.csv"
+refuse_plot "plot of another program's log" "log.csv: no column train_loss: expected the log.csv of a run" "$work/other-log"
+mkdir "$work/begun" && head -n 1 "$work/whole/fp32/seed1/log.csv" >"$work/begun/log.csv"
+refuse_plot "plot of a run before its first epoch" "no run has finished an epoch: nothing to draw" "$work/begun"
 refuse_plot "plot of a damaged table" "sweep.csv:3: expected 7 cells" "$work/damaged"
 
 # Without gnuplot: the tables, and a word about the pictures.
@@ -225,6 +260,20 @@ if command -v gnuplot >/dev/null; then
   check "the front is marked in the picture" [ "$front" = '$front << end;10 70;20 80;30 90;30 90;end;' ]
   (cd "$work" && "$MLSNET" plot "$work/whole/fp32/seed1" all/fp32 whole/mantissa=2 --output "$work/three") >"$work/out" 2>&1
   check "plot of a run and of folders of seeds" pictures "$work/three" learning-curves "train loss" "all/fp32" "whole/mantissa=2"
+  curves=$work/three/learning-curves.gnuplot
+  last=$(tail -n 1 "$work/whole/mantissa=2/seed1/log.csv" | cut -d, -f7)
+  check "the legend has the last top-1, the last epochs a panel" bash -c "grep -qF \"whole/mantissa=2: \$(awk 'BEGIN {printf \"%.2f\", 100 * $last}') %\" $curves &&
+    [ \$(grep -c 'ylabel .test top-1 of the last epochs, %' $curves) = 2 ] && [ \$(grep -cF 'set xrange [80:120]' $curves) = 2 ]"
+  # Of nine epochs the last from 6 on: of five curves, one far below, the range is 90 down to three times as far as 87; of two all.
+  for top1 in 0.9 0.89 0.88 0.87 0.5; do
+    mkdir -p "$work/flat/$top1" && (echo epoch,train_loss,top1 && for e in $(seq 9); do echo $e,$e,$top1; done) >"$work/flat/$top1/log.csv"
+  done
+  range() { "$MLSNET" plot "$@" --output "$work/flat" >/dev/null && grep -m 1 'set yrange' "$work/flat/learning-curves.gnuplot"; }
+  check "the range of the last epochs" [ "$(cd "$work/flat" && range 0.9 0.89 0.88 0.87 0.5)" = "set yrange [80.55:90.45]" ]
+  check "... is that of all few curves" [ "$(cd "$work/flat" && range 0.9 0.5)" = "set yrange [48:92]" ]
+  check "... from two thirds of the epochs on" grep -qxF "set xrange [6:9]" "$work/flat/learning-curves.gnuplot"
+  check "marks of curves stand at different epochs" bash -c "grep -qF 'every 15::0 with' $curves && grep -qF 'every 15::3 with' $curves"
+  check "curves and points have shapes of their own" [ "$(grep -o 'pt [0-9]*.*title .mantissa=' "$work/all/accuracy-bits.gnuplot" | cut -d' ' -f2 | sort -u | wc -l)" = 4 ]
 else
   echo "[  SKIPPED ] pictures of sweeps and runs"
   echo "skipped: pictures of sweeps and runs: gnuplot is not installed"

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "net/mls_options.h"
 
 static bool has_key(const struct combinations *combinations, const char *key, size_t length)
 {
@@ -35,6 +36,9 @@ static bool parse_one(const char *text, struct combinations *combinations, struc
     const char *equals = strchr(text, '=');
     if (!equals || equals == text) return error_set(error, "--over %.100s: expected KEY=V1,V2,...", text);
     size_t length = (size_t)(equals - text), values = 1;
+    for (const char *p = text; *p; p++) // settings are names in tables, CSV files and scripts of pictures
+        if ((unsigned char)*p < ' ' || *p == '"' || *p == '|')
+            return error_set(error, "--over %.*s: a value has a control character, \" or |: expected none", (int)length, text);
     if (has_key(combinations, text, length)) return error_set(error, "--over %.*s: given twice", (int)length, text);
     for (const char *p = equals; *p; p++) values += *p == ',';
     struct over *over = &combinations->keys[combinations->key_count++];
@@ -52,6 +56,14 @@ static bool parse_one(const char *text, struct combinations *combinations, struc
         return error_set(error, "--over: more than %d combinations", MOST_COMBINATIONS);
     combinations->count *= over->value_count;
     return true;
+}
+
+bool over_is_of_format(const struct over *over)
+{
+    const char *dot = strrchr(over->key, '.'), *name = dot ? dot + 1 : over->key;
+    for (const struct option_description *row = mls_option_table; row->name; row++)
+        if (strcmp(row->name, name) == 0) return true;
+    return false;
 }
 
 bool combinations_parse(const struct argument_list *over, struct combinations *combinations, struct error *error)

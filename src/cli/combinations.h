@@ -19,11 +19,14 @@ struct combinations {
     int count; // product of the numbers of values; 1 without any key
 };
 
+// Whether the key is an option of the number format, which fp32 does not read (net/mls_options.h).
+bool over_is_of_format(const struct over *over);
+
 // A row for a command's table.
 #define OVER_ARGUMENT(list) \
     {"--over", ARGUMENT_LIST, &(list), "KEY=V1,V2,...: these values of an option (KEY as for --set), in all combinations; may be repeated"}
 
-// false with one line that begins with --over: no KEY=, an empty value, a key or a value given twice, too many combinations.
+// false with one line that begins with --over: no KEY=, an empty value, one that would break a table, a key or a value given twice, too many combinations.
 // Whether the keys exist is known when they are applied to a cfg. Released in any case.
 bool combinations_parse(const struct argument_list *over, struct combinations *combinations, struct error *error);
 void combinations_release(struct combinations *combinations);

@@ -8,8 +8,9 @@
 #include "base/memory.h"
 #include "cli/gnuplot.h"
 
-#define PLOT_WIDTH 560 // of each of the two
-#define FEW_EPOCHS 20  // so many have a mark each
+#define PLOT_WIDTH 460   // of each panel
+#define FEW_EPOCHS 8     // so many have a mark each
+#define LEAST_FOR_END 4  // epochs for a panel of the last ones
 
 void curves_release(struct curves *curves)
 {
@@ -55,12 +56,21 @@ static bool fill(struct curve *curve, const struct csv *logs, int count, struct 
     return curve->top1 != NULL;
 }
 
+static bool read_log(const char *path, struct csv *log, struct error *error)
+{
+    static const char *const needed[] = {"train_loss", "top1"};
+    if (!csv_read(path, log, error)) return false;
+    for (int i = 0; i < 2; i++)
+        if (csv_column(log, needed[i]) < 0) return error_set(error, "%s: no column %s: expected the log.csv of a run", path, needed[i]);
+    return true;
+}
+
 bool curves_add(struct curves *curves, const char *name, bool fp32, const char *const *logs, int count, struct error *error)
 {
     struct csv *read = memory_allocate((size_t)count, sizeof *read, error);
     if (!read) return false;
     bool good = true;
-    for (int i = 0; good && i < count; i++) good = csv_read(logs[i], &read[i], error);
+    for (int i = 0; good && i < count; i++) good = read_log(logs[i], &read[i], error);
     struct curve *grown = good ? realloc(curves->items, ((size_t)curves->count + 1) * sizeof *grown) : NULL;
     if (grown) {
         curves->items = grown;
@@ -89,14 +99,6 @@ static void write_data(FILE *script, const void *context)
     }
 }
 
-static struct picture_layout layout_of(const struct curves *curves)
-{
-    size_t longest = 0;
-    for (int i = 0; i < curves->count; i++)
-        if (strlen(curves->items[i].name) > longest) longest = strlen(curves->items[i].name);
-    return picture_layout_of(2 * PLOT_WIDTH, 480, curves->count, longest);
-}
-
 static int most_epochs(const struct curves *curves)
 {
     int most = 0;
@@ -105,37 +107,113 @@ static int most_epochs(const struct curves *curves)
     return most;
 }
 
-static void write_plot(FILE *script, const struct curves *curves, int column, bool legend)
+static double last_of(const double *values, int count)
 {
-    int epochs = most_epochs(curves), style = 0, every = epochs <= FEW_EPOCHS ? 1 : epochs / 8;
+    double last = (double)NAN;
+    for (int e = 0; e < count; e++)
+        if (!isnan(values[e])) last = values[e];
+    return last;
+}
+
+static void name_curve(const struct curve *curve, char *text, size_t size)
+{
+    snprintf(text, size, "%s: %.2f %%", curve->name, last_of(curve->top1, curve->epochs));
+}
+
+static int panels_of(const struct curves *curves)
+{
+    return most_epochs(curves) >= LEAST_FOR_END ? 3 : 2;
+}
+
+static struct picture_layout layout_of(const struct curves *curves)
+{
+    size_t longest = 0;
+    for (int i = 0; i < curves->count; i++)
+        if (strlen(curves->items[i].name) > longest) longest = strlen(curves->items[i].name);
+    return picture_layout_of(panels_of(curves) * PLOT_WIDTH, 480, curves->count, longest + strlen(": 00.00 %"));
+}
+
+// Marks of different curves stand at different epochs where there are many.
+static void write_curve(FILE *script, int curve, int style, int column, int epochs)
+{
+    int every = epochs <= FEW_EPOCHS ? 1 : epochs / FEW_EPOCHS, first = (curve * 3) % every;
+    fprintf(script, "  $curve%d using 1:%d with lines", curve, column);
+    gnuplot_line_style(script, style);
+    fprintf(script, " notitle, \\\n  $curve%d using 1:%d every %d::%d with points", curve, column, every, first);
+    gnuplot_line_style(script, style);
+    fputs(" notitle, \\\n", script);
+}
+
+static void write_panel(FILE *script, const struct curves *curves, int column, bool legend)
+{
+    int epochs = most_epochs(curves), style = 0;
+    fputs("plot \\\n", script);
     for (int i = 0; i < curves->count; i++) {
-        fprintf(script, "%s$curve%d using 1:%d with linespoints", i ? ", \\\n  " : "plot ", i, column);
-        gnuplot_line_style(script, curves->items[i].fp32 ? -1 : style++);
-        // Marks of different curves stand at different epochs where there are many.
-        fprintf(script, " pi %d", every);
-        if (legend) {
-            fputs(" title ", script);
-            gnuplot_quote(script, curves->items[i].name);
-        } else {
-            fputs(" notitle", script);
+        char name[1100];
+        int own = curves->items[i].fp32 ? -1 : style++;
+        write_curve(script, i, own, column, epochs);
+        if (!legend) continue;
+        name_curve(&curves->items[i], name, sizeof name);
+        fputs("  NaN with linespoints", script);
+        gnuplot_line_style(script, own);
+        fputs(" title ", script);
+        gnuplot_quote(script, name);
+        fputs(", \\\n", script);
+    }
+    fputs("  NaN notitle\n", script);
+}
+
+static int by_size(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+// The range of top-1 at the end. Of many curves from the best down to three times as far as three quarters of them are: with those
+// below, which are seen beside it, nothing could be told apart. false: nothing is known there.
+static bool end_range(const struct curves *curves, int first, double range[2])
+{
+    double *values = malloc(((size_t)curves->count + 1) * sizeof *values), least = INFINITY;
+    int count = 0;
+    range[1] = -INFINITY;
+    for (int i = 0; values && i < curves->count; i++) {
+        const struct curve *curve = &curves->items[i];
+        double last = last_of(curve->top1, curve->epochs);
+        if (isnan(last) || curve->epochs < first) continue;
+        values[count++] = last;
+        for (int e = first - 1; e < curve->epochs; e++) {
+            range[1] = fmax(range[1], curve->top1[e]);
+            least = fmin(least, curve->top1[e]);
         }
     }
-    fputc('\n', script);
+    if (count) {
+        qsort(values, (size_t)count, sizeof *values, by_size);
+        double all = fmax(range[1] - least, 0.5), reach = count > 3 ? fmin(3 * (range[1] - values[(count - 1) / 4]), all) : all;
+        reach = fmax(reach, 0.5);
+        range[0] = range[1] - 1.05 * reach;
+        range[1] += 0.05 * reach;
+    }
+    free(values);
+    return count > 0;
 }
 
 static void write_plots(FILE *script, const void *context)
 {
+    static const char *const labels[] = {"train loss", "test top-1, %", "test top-1 of the last epochs, %"};
     const struct curves *curves = context;
     struct picture_layout layout = layout_of(curves);
-    double width = layout.width + layout.legend_width;
-    int epochs = most_epochs(curves);
+    double width = layout.width + layout.legend_width, range[2];
+    int epochs = most_epochs(curves), panels = panels_of(curves), first = epochs - epochs / 3;
     fprintf(script, "set xlabel 'epoch'\nset xrange [%g:%g]\nset multiplot\n", epochs > 1 ? 1.0 : 0.5, epochs > 1 ? (double)epochs : 1.5);
-    fputs(epochs <= FEW_EPOCHS ? "set xtics 1\n" : "", script);
+    fputs(epochs <= 2 * FEW_EPOCHS ? "set xtics 1\n" : "", script);
     fprintf(script, "set tmargin at screen 0.96\nset bmargin at screen %.4f\n", 60.0 / layout.height);
-    for (int i = 0; i < 2; i++) {
-        fprintf(script, "set lmargin at screen %.4f\nset rmargin at screen %.4f\n", (i * PLOT_WIDTH + 75) / width, ((i + 1) * PLOT_WIDTH - 15) / width);
-        fprintf(script, "set ylabel '%s'\n", i ? "test top-1, %" : "train loss");
-        write_plot(script, curves, i + 2, i == 1);
+    for (int i = 0; i < panels; i++) {
+        fprintf(script, "set lmargin at screen %.4f\nset rmargin at screen %.4f\n", (i * PLOT_WIDTH + 75) / width,
+                ((i + 1) * PLOT_WIDTH - 15) / width);
+        fprintf(script, "set ylabel '%s'\n", labels[i]);
+        if (i == 2 && end_range(curves, first, range))
+            fprintf(script, "set xrange [%d:%d]\nset yrange [%.6g:%.6g]\n", first, epochs, range[0], range[1]);
+        write_panel(script, curves, i ? 3 : 2, i == panels - 1);
     }
     fputs("unset multiplot\n", script);
 }

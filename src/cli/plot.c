@@ -64,7 +64,9 @@ static bool add_curve(struct curves *curves, const char *name, const char *folde
         snprintf(run, sizeof run, "seed%d/", seed);
         if (find_log(folder, run, paths[count])) logs[count] = paths[count], count++;
     }
-    bool good = count ? curves_add(curves, name, false, logs, count, error)
+    const char *slash = strrchr(folder, '/');
+    bool fp32 = strcmp(slash ? slash + 1 : folder, "fp32") == 0; // as in a sweep
+    bool good = count ? curves_add(curves, name, fp32, logs, count, error)
                       : error_set(error, "%s: neither a run (log.csv) nor a sweep (sweep.csv)", folder);
     memory_release(paths);
     return good;

@@ -1,4 +1,5 @@
 // mlsnet probe: how good the weight gradient is in a number format, against fp32's, without training.
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -71,11 +72,9 @@ static bool read_operands(struct probing *p, struct error *error)
 static bool check_keys(const struct combinations *combinations, struct error *error)
 {
     for (int k = 0; k < combinations->key_count; k++) {
-        const char *key = combinations->keys[k].key, *dot = strchr(key, '.'), *name = dot ? dot + 1 : key;
-        bool known = false;
-        for (const struct option_description *row = mls_option_table; row->name; row++) known |= strcmp(row->name, name) == 0;
-        if (!known)
-            return error_set(error, "--over %s: not an option of the number format (mls, mantissa, group_size, ...): use --set", key);
+        if (over_is_of_format(&combinations->keys[k])) continue;
+        return error_set(error, "--over %s: not an option of the number format (mls, mantissa, group_size, ...): use --set",
+                         combinations->keys[k].key);
     }
     return true;
 }
@@ -187,7 +186,7 @@ static int report(struct probing *p)
     if (file) probe_write_csv(r, file);
     bool bad = !file || ferror(file);
     if (file && fclose(file) != 0) bad = true;
-    if (bad) fprintf(stderr, "mlsnet probe: %s: cannot write\n", o->csv);
+    if (bad) fprintf(stderr, "mlsnet probe: %s: cannot write: %s\n", o->csv, strerror(errno));
     return bad;
 }
 
@@ -238,8 +237,10 @@ int command_probe(int argc, char **argv)
     if (result != ARGUMENTS_GO_ON) return (int)result;
     struct error error;
     struct probing p = {.options = &o};
-    if (o.batches < 1 || o.batches > 10000 || o.seeds < 1 || o.seeds > 10000)
-        return fail("--batches and --seeds: expected 1 to 10000", 2);
+    if (o.batches < 1 || o.batches > 10000 || o.seeds < 1 || o.seeds > 10000) {
+        error_set(&error, "--batches %d --seeds %d: expected 1 to 10000", o.batches, o.seeds);
+        return fail(error.message, 2);
+    }
     o.session.needs_data = o.session.for_training = o.session.without_test = true;
     o.session.plain_operands = MLS_ALL_OPERANDS;
     int status = 2;

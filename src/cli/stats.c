@@ -1,7 +1,10 @@
 // mlsnet stats: what quantization does to the weights, activations and errors of each layer on real data.
+#include <errno.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "cli/command.h"
+#include "cli/gnuplot.h"
 #include "cli/session.h"
 #include "cli/stats_report.h"
 #include "train/checkpoint.h"
@@ -36,10 +39,10 @@ static bool watch(const struct options *o, struct session *session, struct loade
 static bool write_csv(const struct stats_report *report, const char *path, struct error *error)
 {
     FILE *file = fopen(path, "w");
-    if (!file) return error_set(error, "%s: cannot create", path);
+    if (!file) return error_set(error, "%s: cannot create: %s", path, strerror(errno));
     stats_write_csv(report, file);
     bool bad = ferror(file);
-    return fclose(file) == 0 && !bad ? true : error_set(error, "%s: cannot write", path);
+    return fclose(file) == 0 && !bad ? true : error_set(error, "%s: cannot write: %s", path, strerror(errno));
 }
 
 static bool report(const struct options *o, const struct session *session, const struct statistics *statistics, struct error *error)
@@ -76,7 +79,7 @@ int command_stats(int argc, char **argv)
         {"CHECKPOINT", ARGUMENT_POSITIONAL, &o.checkpoint, "a .safetensors file of the network: the weights"},
         {"--batches", ARGUMENT_INT, &o.batches, "batches of training pictures (default: 4)"},
         {"--csv", ARGUMENT_TEXT, &o.csv, "write all figures to this CSV file (default: do not)"},
-        {"--plot", ARGUMENT_TEXT, &o.plot, "draw them into this .png or .svg file, with gnuplot (default: do not)"},
+        {"--plot", ARGUMENT_TEXT, &o.plot, "draw them into this .png or .svg file, with gnuplot, its script beside it (default: do not)"},
         {"--json", ARGUMENT_FLAG, &o.json, "print as JSON"},
         {0},
     };
@@ -84,16 +87,13 @@ int command_stats(int argc, char **argv)
     if (result != ARGUMENTS_GO_ON) return (int)result;
     struct error error;
     if (o.batches < 1 || o.batches > 10000) {
-        fputs("mlsnet stats: --batches: expected 1 to 10000\n", stderr);
+        fprintf(stderr, "mlsnet stats: --batches %d: expected 1 to 10000\n", o.batches);
         return 2;
     }
-    if (o.plot && !stats_plot_check(o.plot, &error)) {
-        fprintf(stderr, "mlsnet stats: %s\n", error.message);
-        return 2;
-    }
-    if (o.plot && !stats_plot_available(&error)) {
-        fprintf(stderr, "mlsnet stats: %s\n", error.message);
-        return 1;
+    bool good_path = !o.plot || gnuplot_path_check(o.plot, &error);
+    if (!good_path || (o.plot && !gnuplot_available(&error))) {
+        fprintf(stderr, "mlsnet stats: --plot: %s\n", error.message);
+        return good_path ? 1 : 2;
     }
     struct session session;
     o.session.needs_data = o.session.for_training = o.session.without_test = true;

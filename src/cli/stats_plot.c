@@ -1,40 +1,32 @@
 // The picture of `mlsnet stats`, drawn by gnuplot: SNR, share of elements lost and cut off, spread of the group maxima, by layer.
-#include <errno.h>
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include "cli/gnuplot.h"
 #include "cli/stats_report.h"
 
-static bool ends_with(const char *text, const char *end)
-{
-    size_t length = strlen(text), part = strlen(end);
-    return length > part && strcmp(text + length - part, end) == 0;
-}
-
-bool stats_plot_check(const char *path, struct error *error)
-{
-    if (ends_with(path, ".png") || ends_with(path, ".svg")) return true;
-    return error_set(error, "--plot %s: expected a name that ends with .png or .svg", path);
-}
+#define LONGEST_NAME 64 // of a file in the title
 
 static void write_number(FILE *to, double value)
 {
     isfinite(value) ? fprintf(to, " %g", value) : fputs(" ?", to);
 }
 
+static bool is_seen(const struct stats_report *r, int layer)
+{
+    const struct operand_statistics *s = r->statistics->rows[layer];
+    return s[0].seen || s[1].seen || s[2].seen;
+}
+
 // A data block of an operand: position on the axis and the figures that are drawn.
-static void write_data(FILE *to, const struct stats_report *r, int operand)
+static void write_operand(FILE *to, const struct stats_report *r, int operand)
 {
     int position = 0;
-    fprintf(to, "$%s << END\n", stats_operand_names[operand]);
+    fprintf(to, "# position, SNR in dB, %% underflow, %% at Xmax, maxima of the groups: quantiles 0.05, 0.5, 0.95\n$%s << end\n",
+            stats_operand_names[operand]);
     for (int i = 0; i < r->statistics->layer_count; i++) {
         const struct operand_statistics *s = &r->statistics->rows[i][operand];
-        bool any = r->statistics->rows[i][0].seen || r->statistics->rows[i][1].seen || r->statistics->rows[i][2].seen;
-        position += any;
+        position += is_seen(r, i);
         if (!s->seen) continue;
         const double figures[] = {position - 1, statistics_decibel(s), 100 * (double)s->underflows / (double)s->elements,
                                   100 * (double)s->at_largest / (double)s->elements, statistics_quantile(s, 0.05),
@@ -42,81 +34,95 @@ static void write_data(FILE *to, const struct stats_report *r, int operand)
         for (size_t f = 0; f < sizeof figures / sizeof figures[0]; f++) write_number(to, figures[f]);
         fputs("\n", to);
     }
-    fputs("END\n", to);
+    fputs("end\n", to);
+}
+
+static void write_data(FILE *to, const void *context)
+{
+    for (int k = 0; k < 3; k++) write_operand(to, context, k);
 }
 
 // Every layer that has a row, or every few if there are many.
 static void write_axis(FILE *to, const struct stats_report *r)
 {
-    int count = 0;
-    for (int pass = 0; pass < 2; pass++) {
-        int position = 0, step = count / 40 + 1;
-        if (pass) fputs("set xtics (", to);
-        for (int i = 0; i < r->statistics->layer_count; i++) {
-            const struct operand_statistics *s = r->statistics->rows[i];
-            if (!s[0].seen && !s[1].seen && !s[2].seen) continue;
-            if (pass && position % step == 0) fprintf(to, "%s'%d' %d", position ? ", " : "", i, position);
-            position++;
-        }
-        count = position;
+    int count = 0, position = 0;
+    for (int i = 0; i < r->statistics->layer_count; i++) count += is_seen(r, i);
+    fputs("set xtics (", to);
+    for (int i = 0; i < r->statistics->layer_count; i++) {
+        if (!is_seen(r, i)) continue;
+        if (position % (count / 40 + 1) == 0) fprintf(to, "%s'%d' %d", position ? ", " : "", i, position);
+        position++;
     }
-    fputs(")\n", to);
-    fprintf(to, "set xrange [-0.5:%g]\n", count - 0.5);
+    fprintf(to, ")\nset xrange [-0.5:%g]\n", count - 0.5);
 }
 
-static void write_panel(FILE *to, const char *title, const char *label, int column, bool last)
+// The legend stands beside the first panel.
+static void write_title(FILE *to, int operand, bool legend)
 {
-    fprintf(to, "set title '%s'\nset ylabel '%s'\nset xlabel '%s'\nplot ", title, label, last ? "layer" : "");
-    for (int k = 0; k < 3; k++)
-        fprintf(to, "%s$%s using 1:%d with linespoints ls %d title '%s'", k ? ", " : "", stats_operand_names[k], column, k + 1,
-                stats_operand_names[k]);
+    legend ? fprintf(to, " title '%s'", stats_operand_names[operand]) : fputs(" notitle", to);
+}
+
+static void write_panel(FILE *to, const char *title, const char *label, int column, bool legend)
+{
+    fprintf(to, "set title '%s'\nset ylabel '%s'\nplot ", title, label);
+    for (int k = 0; k < 3; k++) {
+        fprintf(to, "%s$%s using 1:%d with linespoints", k ? ", \\\n  " : "", stats_operand_names[k], column);
+        gnuplot_line_style(to, k);
+        write_title(to, k, legend);
+    }
     fputs("\n", to);
 }
 
-static void write_script(FILE *to, const struct stats_report *r, const char *path)
+static void write_maxima(FILE *to)
 {
-    static const char *const colors[3] = {"#0072b2", "#d55e00", "#009e73"}; // told apart by the colour-blind, too
-    fprintf(to, "set terminal %s\nset output ", ends_with(path, ".png") ? "pngcairo size 1200,1300 font 'sans,12' background 'white'"
-                                                                        : "svg size 1200,1300 font 'sans,14' background 'white'");
-    gnuplot_quote(to, path);
-    fputc('\n', to);
-    for (int k = 0; k < 3; k++) {
-        write_data(to, r, k);
-        fprintf(to, "set style line %d lc rgb '%s' lw 2 pt %d ps 1\n", k + 1, colors[k], k == 0 ? 7 : k == 1 ? 5 : 9);
-    }
-    char title[512];
-    snprintf(title, sizeof title, "%.200s, %.200s: %d batch%s of %d", r->cfg_path, r->checkpoint, r->batches, r->batches == 1 ? "" : "es",
-             r->images);
-    fputs("set multiplot layout 4,1 margins 0.08,0.86,0.05,0.93 spacing 0.07 title ", to);
-    gnuplot_quote(to, title);
-    fputs(" noenhanced\nset grid lt 1 lw 1 lc rgb '#dddddd'\nset key outside right top\n"
-          "set border 3\nset tics nomirror\nset datafile missing '?'\n", to);
-    write_axis(to, r);
-    write_panel(to, "signal-to-noise ratio of quantization", "dB", 2, false);
-    fputs("set yrange [0:*]\n", to);
-    write_panel(to, "elements that underflow to zero", "% of all", 3, false);
-    write_panel(to, "elements at the largest magnitude, Xmax", "% of all", 4, false);
-    fputs("set yrange [*:0.5]\nset title 'maxima of the groups: median, 5 % to 95 %'\nset ylabel 'log2, to the tensor'\n"
+    fputs("set yrange [*:0.5]\nset title 'maxima of the groups, log2 to the tensor maximum: median, 5 % to 95 %'\nset ylabel 'log2'\n"
           "set xlabel 'layer'\nplot ", to);
-    for (int k = 0; k < 3; k++)
-        fprintf(to, "%s$%s using ($1 + %g):6:5:7 with yerrorbars ls %d title '%s'", k ? ", " : "", stats_operand_names[k], 0.2 * (k - 1),
-                k + 1, stats_operand_names[k]);
-    fputs("\nunset multiplot\n", to);
+    for (int k = 0; k < 3; k++) {
+        fprintf(to, "%s$%s using ($1 + %g):6:5:7 with yerrorbars", k ? ", \\\n  " : "", stats_operand_names[k], 0.2 * (k - 1));
+        gnuplot_point_style(to, k, 1);
+        write_title(to, k, false);
+    }
+    fputs("\n", to);
 }
 
-bool stats_plot_available(struct error *error)
+// The end of a path, which tells more than its beginning.
+static void shorten(const char *path, char text[LONGEST_NAME + 4])
 {
-    if (system("command -v gnuplot >/dev/null 2>&1") == 0) return true;
-    return error_set(error, "--plot needs gnuplot, which is not installed (Debian: apt-get install gnuplot-nox)");
+    size_t length = strlen(path);
+    if (length <= LONGEST_NAME)
+        snprintf(text, LONGEST_NAME + 4, "%s", path);
+    else
+        snprintf(text, LONGEST_NAME + 4, "...%s", path + length - LONGEST_NAME);
+}
+
+static struct picture_layout layout(void)
+{
+    return picture_layout_of(1000, 1250, 3, strlen("activations"));
+}
+
+static void write_plots(FILE *to, const void *context)
+{
+    const struct stats_report *r = context;
+    const struct picture_layout l = layout();
+    double width = l.width + l.legend_width;
+    char title[256], cfg[LONGEST_NAME + 4], checkpoint[LONGEST_NAME + 4];
+    shorten(r->cfg_path, cfg);
+    shorten(r->checkpoint, checkpoint);
+    snprintf(title, sizeof title, "%s, %s: %d batch%s of %d", cfg, checkpoint, r->batches, r->batches == 1 ? "" : "es", r->images);
+    fprintf(to, "set multiplot layout 4,1 margins %.4f,%.4f,0.05,0.93 spacing 0.07 title ", 80 / width, (l.width - 15) / width);
+    gnuplot_quote(to, title);
+    fputs("\nset border 3\nset tics nomirror\nset datafile missing '?'\n", to);
+    write_axis(to, r);
+    write_panel(to, "signal-to-noise ratio of quantization", "SNR, dB", 2, true);
+    fputs("set yrange [0:*]\n", to);
+    write_panel(to, "elements that underflow to zero", "% of all elements", 3, false);
+    write_panel(to, "elements at the largest value, Xmax", "% of all elements", 4, false);
+    write_maxima(to);
+    fputs("unset multiplot\n", to);
 }
 
 bool stats_plot(const struct stats_report *r, const char *path, struct error *error)
 {
-    fflush(stdout);
-    FILE *gnuplot = popen("gnuplot", "w");
-    if (!gnuplot) return error_set(error, "cannot start gnuplot: %s", strerror(errno));
-    write_script(gnuplot, r, path);
-    int status = pclose(gnuplot);
-    if (status == 0 && access(path, R_OK) == 0) return true;
-    return error_set(error, "%s: gnuplot could not draw it", path);
+    const struct picture picture = {.layout = layout(), .data = write_data, .plots = write_plots, .context = r};
+    return gnuplot_draw_file(&picture, path, error);
 }

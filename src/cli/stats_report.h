@@ -19,11 +19,7 @@ extern const char *const stats_operand_names[3];
 void stats_print_text(const struct stats_report *report);
 void stats_print_json(const struct stats_report *report);
 void stats_write_csv(const struct stats_report *report, FILE *file);
-// A picture, PNG or SVG by the end of its name, drawn by gnuplot.
+// A picture, by gnuplot_draw_file.
 bool stats_plot(const struct stats_report *report, const char *path, struct error *error);
-// false with a message if the name of a picture ends otherwise.
-bool stats_plot_check(const char *path, struct error *error);
-// false with a message if gnuplot is not installed.
-bool stats_plot_available(struct error *error);
 
 #endif

@@ -39,20 +39,6 @@ static char *keep(struct sweep_plan *plan, const char *text)
     return NULL;
 }
 
-static const char *plain_key(const char *key)
-{
-    const char *dot = strrchr(key, '.');
-    return dot ? dot + 1 : key;
-}
-
-// Whether the key is of the number format, which fp32 has not.
-static bool is_format_key(const char *key)
-{
-    for (const struct option_description *row = mls_option_table; row->name; row++)
-        if (strcmp(row->name, plain_key(key)) == 0) return true;
-    return false;
-}
-
 // A folder's name that needs no quotes: "exponent=2 mantissa=1" is exponent=2_mantissa=1.
 static void make_folder_name(const char *name, char folder[LONGEST_FOLDER + 1])
 {
@@ -92,7 +78,7 @@ static int add_fp32(struct sweep_plan *plan, int combination, bool layers_have_o
     bool good = add_set(&setting.set, "mls=0") && (!layers_have_own || add_set(&setting.set, "convolutional.mls=0"));
     for (int k = 0; k < plan->combinations.key_count; k++) {
         const char *assignment = combination_assignment(&plan->combinations, combination, k);
-        if (is_format_key(plan->combinations.keys[k].key)) continue;
+        if (over_is_of_format(&plan->combinations.keys[k])) continue;
         good = good && add_set(&setting.set, assignment);
         if (length < sizeof name) length += (size_t)snprintf(name + length, sizeof name - length, " %s", assignment);
     }
@@ -112,6 +98,14 @@ static bool layers_have_own_mls(const struct cfg *cfg)
         if (layer_type_find(cfg->sections[i].name) == convolutional && option && strcmp(option->value, "0") != 0) return true;
     }
     return false;
+}
+
+// A run's --set are those in common and those of its setting.
+static bool fits_command_line(const struct sweep_plan *plan)
+{
+    for (int i = 0; i < plan->table.count; i++)
+        if (plan->request->session.set.count + plan->settings[i].set.count > MOST_LIST) return false;
+    return true;
 }
 
 // All settings, fp32 first. 0 or an exit status.
@@ -137,6 +131,7 @@ static int add_settings(struct sweep_plan *plan, bool layers_have_own)
         if (good) plan->table.rows[index].reference = references[i];
     }
     memory_release(references);
+    if (good && !fits_command_line(plan)) return complain("--over, --set: too many together", 2);
     return good ? 0 : 2;
 }
 

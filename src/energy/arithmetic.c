@@ -8,17 +8,23 @@ static bool sums_in_integers(const struct mls_format *format)
     return mls_has_integers(format) || (format->family == MLS_FAMILY_MICROSCALING && format->exponent <= 3);
 }
 
-struct arithmetic arithmetic_of_formats(const struct mls_format formats[3])
+struct operand_format operand_of_format(const struct mls_format *format)
 {
     static const enum scale_kind scales[] = {[MLS_FAMILY_MLS] = SCALE_GROUP, [MLS_FAMILY_FIXED] = SCALE_TENSOR,
                                              [MLS_FAMILY_BLOCK_FLOAT] = SCALE_BLOCK, [MLS_FAMILY_MICROSCALING] = SCALE_BLOCK,
                                              [MLS_FAMILY_FP8] = SCALE_TENSOR};
+    return (struct operand_format){
+        .exponent = format->exponent, .mantissa = format->mantissa, .always_signed = !mls_has_integers(format),
+        .scale = scales[format->family], .group = format->group, .group_size = format->group_size,
+        .each_pixel = format->family == MLS_FAMILY_MICROSCALING, .scale_exponent = format->scale_exponent,
+        .scale_mantissa = format->scale_mantissa, .rounding = format->rounding};
+}
+
+struct arithmetic arithmetic_of_formats(const struct mls_format formats[3])
+{
     struct arithmetic arithmetic = {.integer_sum = true, .sum_exponent = 8, .sum_mantissa = 23, .exact_product = true};
     for (int k = 0; k < 3; k++) {
-        arithmetic.operands[k] = (struct operand_format){
-            .exponent = formats[k].exponent, .mantissa = formats[k].mantissa, .scale = scales[formats[k].family], .group = formats[k].group,
-            .group_size = formats[k].group_size, .each_pixel = formats[k].family == MLS_FAMILY_MICROSCALING,
-            .scale_exponent = formats[k].scale_exponent, .scale_mantissa = formats[k].scale_mantissa, .rounding = formats[k].rounding};
+        arithmetic.operands[k] = operand_of_format(&formats[k]);
         arithmetic.integer_sum = arithmetic.integer_sum && sums_in_integers(&formats[k]);
     }
     return arithmetic;
@@ -42,6 +48,12 @@ static bool has_tensor_scale(const struct operand_format *format)
 static bool has_groups(const struct operand_format *format)
 {
     return format->scale == SCALE_GROUP || format->scale == SCALE_BLOCK;
+}
+
+double operand_scale_bits(const struct operand_format *format, double tensors, double groups)
+{
+    double bits = has_groups(format) ? groups * (format->scale_exponent + format->scale_mantissa) : 0;
+    return has_tensor_scale(format) ? bits + 32 * tensors : bits;
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -346,7 +358,7 @@ static void add_convolution(const struct layer_work *w, enum operation_pass pass
     operations_move(o, pass, written, r.results, 32);
 }
 
-#define FP32_OPERAND {.exponent = 8, .mantissa = 23}
+#define FP32_OPERAND {.exponent = 8, .mantissa = 23, .always_signed = true}
 static const struct arithmetic fp32 = {.operands = {FP32_OPERAND, FP32_OPERAND, FP32_OPERAND}, .sum_exponent = 8, .sum_mantissa = 23};
 
 void operations_of_convolution(struct operations *o, const struct convolution_shape *shape, const struct arithmetic *own,
@@ -354,9 +366,8 @@ void operations_of_convolution(struct operations *o, const struct convolution_sh
 {
     struct arithmetic arithmetic = !own ? fp32 : o->instead ? *o->instead : *own;
     struct layer_work w = {.operations = o, .shape = shape, .arithmetic = &arithmetic, .is_float = !own};
-    // A float has its sign in any case, and so has an element of Microscaling.
     struct operand_format *activations = &arithmetic.operands[MLS_ACTIVATION];
-    activations->nonnegative = nonnegative_input && arithmetic.integer_sum && !activations->each_pixel;
+    activations->nonnegative = nonnegative_input && !activations->always_signed;
     for (int k = 0; k < 3; k++) w.sizes[k] = size_of(&arithmetic.operands[k], (enum mls_operand)k, shape, o->images);
     if (o->training) add_quantization(o, IN_FORWARD, MLS_WEIGHT, &arithmetic, w.sizes[MLS_WEIGHT]); // kept quantized for inference
     add_quantization(o, IN_FORWARD, MLS_ACTIVATION, &arithmetic, w.sizes[MLS_ACTIVATION]);

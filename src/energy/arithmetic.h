@@ -16,6 +16,7 @@ enum scale_kind {
 
 struct operand_format {
     int exponent, mantissa; // stored bits of an element, without sign; exponent 0: fixed point
+    bool always_signed;     // floats and elements of Microscaling: with a sign even where no element is negative
     bool nonnegative;       // no element is negative: it is stored without a sign
     enum scale_kind scale;
     enum mls_group group;   // SCALE_GROUP, SCALE_BLOCK
@@ -35,9 +36,13 @@ struct arithmetic {
 // fixedK: a scale a tensor; bfpK: exact sums and block scales; mx* of up to 6 bits and mxint8: the same, a block being of one
 // pixel; mxfp8_*, fp8_*, and what they are combined with: exact products and fp32 sums.
 struct arithmetic arithmetic_of_formats(const struct mls_format formats[3]);
+// One of its operands.
+struct operand_format operand_of_format(const struct mls_format *format);
 
 // Bits of an element with its sign, and of its share in nothing else.
 int operand_bits(const struct operand_format *format);
+// Bits of the scales of some tensors with so many groups together: 32 of each tensor's, where there is one.
+double operand_scale_bits(const struct operand_format *format, double tensors, double groups);
 // A plain fp32 operand: nothing is quantized.
 bool operand_is_fp32(const struct operand_format *format);
 

@@ -79,8 +79,8 @@ static bool set_operand(const struct format_settings *s, enum mls_operand k, str
     int exponent = given(s->operand[k].exponent, s->all.exponent), mantissa = given(s->operand[k].mantissa, s->all.mantissa);
     bool known = exponent != OPTION_UNSET && mantissa != OPTION_UNSET && exponent + mantissa > 0;
     *format = (struct operand_format){
-        .exponent = exponent, .mantissa = mantissa, .scale = (enum scale_kind)s->scale, .group = (enum mls_group)s->group,
-        .group_size = s->group_size, .each_pixel = s->each_pixel, .scale_exponent = s->scale_exponent,
+        .exponent = exponent, .mantissa = mantissa, .always_signed = s->sum != 0 || s->each_pixel, .scale = (enum scale_kind)s->scale,
+        .group = (enum mls_group)s->group, .group_size = s->group_size, .each_pixel = s->each_pixel, .scale_exponent = s->scale_exponent,
         .scale_mantissa = s->scale_mantissa,
         .rounding = (enum mls_rounding)(k == MLS_ERROR ? given(s->error_rounding, s->rounding) : s->rounding)};
     return known;

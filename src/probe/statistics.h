@@ -18,11 +18,14 @@ struct operand_statistics {
     uint64_t at_largest;       // |q| is the largest of its group's scale, Xmax
     uint64_t above_largest;    // |x| is above that: cut off
     double square, error;      // sums of x^2 and (q - x)^2
-    uint64_t groups;           // scales
+    uint64_t groups;           // that share a scale: one a tensor where the format has no others
     uint64_t zero_groups;      // those without anything but zeros
-    float *maxima;             // [groups - zero_groups] log2(Sr / St): how far below the tensor's maximum those of its groups lie
+    float *maxima;             // [maxima_count] log2(Sr / St): how far below the tensor's maximum those of its groups lie; of the
+    size_t maxima_count;       // groups that are not zero, all if a tensor has up to STATISTICS_GROUPS, else every few of them
     size_t maxima_room;
 };
+
+#define STATISTICS_GROUPS 65536
 
 struct statistics {
     int layer_count;
@@ -39,7 +42,8 @@ void statistics_finish(struct statistics *statistics);
 // sqrt(sum (q - x)^2 / sum x^2), and the same as signal-to-noise ratio in dB (infinite without error). NAN where all is zero.
 double statistics_relative_error(const struct operand_statistics *row);
 double statistics_decibel(const struct operand_statistics *row);
-// Bits of an element, with a sign where it can be negative; and with its share of the group scales and of the tensor's.
+// Bits of an element, with a sign where it can be negative (a float of mls/standard.h always has one); and with its share of the
+// format's scales.
 int statistics_element_bits(const struct operand_statistics *row);
 double statistics_stored_bits(const struct operand_statistics *row);
 // Standard deviation of the maxima, and their quantile (0 to 1, linear between neighbours); NAN without any.
