@@ -97,15 +97,21 @@ static int last_reader(const struct network *network, const struct layer *layer)
     return layer->index;
 }
 
-// The last time at which the output is read.
+// Time goes on from the first layer's forward to the last one's, and from the last layer's backward to the first one's.
+static int backward_time(const struct network *network, int index)
+{
+    return 2 * network->layer_count - 1 - index;
+}
+
+// The last time at which the output is read. The layers that read it come before it in backward.
 static int end_of_output(const struct network *network, const struct layer *layer)
 {
-    int forever = 2 * network->layer_count;
-    if (network->for_training && layer->needs_delta && !layer->backward_spares_output) return forever;
+    int backward = backward_time(network, layer->index);
+    if (network->for_training && layer->needs_delta && !layer->backward_spares_output) return backward;
     for (int i = 0; i < network->layer_count && network->for_training; i++) {
         const struct layer *reader = network->layers[i];
         for (int k = 0; k < reader->input_count; k++)
-            if (layer_reads(reader, k, layer) && reader->needs_delta && !reader->backward_spares_input) return forever;
+            if (layer_reads(reader, k, layer) && reader->needs_delta && !reader->backward_spares_input) return backward;
     }
     return last_reader(network, layer);
 }
@@ -132,7 +138,7 @@ static void add_outputs(struct plan *plan, struct network *network)
         struct layer *layer = network->layers[i];
         size_t floats = (size_t)network->max_images * shape_stored(layer->output_shape);
         bool deferred = is_deferred(network, layer);
-        int end = network->for_training ? 2 * network->layer_count : deferred ? last_reader(network, layer) : i;
+        int end = network->for_training ? backward_time(network, i) : deferred ? last_reader(network, layer) : i;
         if (layer->is_alias) continue;
         if (layer->output_follower && replaced_by(network, layer->output_follower) == layer) end = end_of_output(network, layer->output_follower);
         if (layer->wants_raw) add(plan, &layer->raw, floats, i, end);
@@ -143,12 +149,7 @@ static void add_outputs(struct plan *plan, struct network *network)
 }
 
 // ---------------------------------------------------------------------------------------------
-// Errors. Time goes on from the last layer to the first.
-
-static int backward_time(const struct network *network, int index)
-{
-    return 2 * network->layer_count - 1 - index;
-}
+// Errors
 
 // A [shortcut] gives its error to both inputs. Its array can serve as theirs where nobody writes to it before its time:
 // for the first input, that reads it next, if the shortcut is its only reader; for the second if all its other readers come
