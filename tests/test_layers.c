@@ -83,6 +83,8 @@ static const struct { const char *name, *layers; } cases[] = {
     {"convolutional, batch norm, linear", "[conv]\nfilters=3\nsize=3\nbatch_normalize=1\nactivation=linear\n" END},
     {"convolutional, batch norm, tanh", "[conv]\nfilters=3\nsize=3\nbatch_normalize=1\nactivation=tanh\n" END},
     {"convolutional, batch norm, leaky", "[conv]\nfilters=3\nsize=3\nbatch_normalize=1\nactivation=leaky\n" END},
+    {"convolutional, batch norm, wide before narrow", "[conv]\nfilters=20\nbatch_normalize=1\nactivation=leaky\n"
+     "[conv]\nfilters=4\nsize=3\npad=1\nbatch_normalize=1\nactivation=leaky\n" END},
     {"batchnorm", CONV "[batchnorm]\n" END},
     {"shortcut", CONV CONV "[shortcut]\nfrom=-2\nactivation=tanh\n" END},
     {"shortcut, relu", CONV CONV "[shortcut]\nfrom=-2\nactivation=relu\n" END},
