@@ -2,6 +2,7 @@
 #ifndef TESTS_TESTING_H
 #define TESTS_TESTING_H
 
+#include <ftw.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -17,12 +18,30 @@ static inline void assert_contains(const char *text, const char *part)
     if (!text || !strstr(text, part)) fail_msg("expected '%s' in: %s", part, text ? text : "(nothing)");
 }
 
-// A new folder below TMPDIR; the caller leaves it behind.
+static char temporary_root[200]; // of this program, once there is one
+
+static inline int remove_entry(const char *path, const struct stat *status, int kind, struct FTW *place)
+{
+    (void)status, (void)kind, (void)place;
+    return remove(path);
+}
+
+static inline void remove_temporary_root(void)
+{
+    nftw(temporary_root, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
+}
+
+// A new folder below TMPDIR, which goes with the program.
 static inline const char *temporary_folder(void)
 {
     static char path[256];
     const char *base = getenv("TMPDIR");
-    snprintf(path, sizeof path, "%s/mlsnet-test-XXXXXX", base ? base : "/tmp");
+    if (temporary_root[0] == 0) {
+        snprintf(temporary_root, sizeof temporary_root, "%s/mlsnet-test-XXXXXX", base ? base : "/tmp");
+        assert_non_null(mkdtemp(temporary_root));
+        assert_int_equal(atexit(remove_temporary_root), 0);
+    }
+    snprintf(path, sizeof path, "%s/XXXXXX", temporary_root);
     assert_non_null(mkdtemp(path));
     return path;
 }
