@@ -1,7 +1,7 @@
 // Packed convolutions: the weight gradient, from the bytes that forward and input error leave.
 //
 // A tile is a block of 16 input channels x GRADIENT_CHANNELS output channels. Its sum runs over the images in their order, so a
-// tile belongs to one thread, which reads all images, the larger part of them written by other threads. A task is a number of
+// tile belongs to one thread, which reads all images, those that other threads wrote, too. A task is a number of
 // neighbouring tiles; it takes some images at a time, as many as the first cache holds of one tile, and does all its tiles for
 // them: so each byte comes once from afar.
 #include <math.h>
@@ -11,9 +11,10 @@
 #include "kernels/packed_internal.h"
 
 #define FIRST_CACHE ((size_t)16 << 10)  // bytes for the images of one tile
-#define MOST_TOTALS ((size_t)512 << 10)  // bytes of the totals of a task
+#define MOST_TOTALS ((size_t)512 << 10) // bytes of the totals of a task
 #define MOST_AHEAD ((size_t)256 << 10)  // bytes of the next images that are fetched ahead
-#define TASKS 4                         // of each thread, where there are enough tiles
+#define MOST_TASKS 4                    // of each thread, where the blocks of input channels are enough
+#define LEAST_TASKS 2                   // where they are not, and tiles of output channels have to be parted as well
 
 static int divide_up(int a, int b)
 {
@@ -33,7 +34,7 @@ void gradient_plan(struct packed_convolution *packed, int threads)
     *plan = (struct gradient_plan){.blocks = 1, .tiles = 1, .images = 1};
     if (packed->depthwise) return;
     int tiles = divide_up(packed->shape.out_channels, GRADIENT_CHANNELS), most = (int)(MOST_TOTALS / (tile_floats(packed) * sizeof(float)));
-    int rows = minimum(a->blocks, TASKS * threads), columns = minimum(tiles, divide_up(2 * threads, rows));
+    int rows = minimum(a->blocks, MOST_TASKS * threads), columns = minimum(tiles, divide_up(LEAST_TASKS * threads, rows));
     plan->tiles = minimum(divide_up(tiles, columns), most < 1 ? 1 : most);
     plan->blocks = minimum(divide_up(a->blocks, rows), most / plan->tiles < 1 ? 1 : most / plan->tiles);
     plan->rows = divide_up(a->blocks, plan->blocks);

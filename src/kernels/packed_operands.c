@@ -4,6 +4,7 @@
 
 #include "base/vector.h"
 #include "kernels/packed_internal.h"
+#include "mls/elements.h"
 
 // ---------------------------------------------------------------------------------------------
 // Quantization of feature maps
@@ -15,16 +16,6 @@ static struct quantizer quantizer_of(const struct mls_format *format, bool neare
     q.low = format->exponent ? 16 + 1 - (1 << format->exponent) : 16;
     q.stochastic = !nearest && format->rounding == MLS_STOCHASTIC;
     return q;
-}
-
-// max |x| of `count` numbers, compared as bit patterns so that a NaN comes out on top.
-VECTORIZED static float maximum_of(const float *x, size_t count)
-{
-    vector_int maximum = {0};
-    size_t i = 0;
-    for (; i + VECTOR_LANES <= count; i += VECTOR_LANES) maximum = vector_maximum(maximum, vector_load(x + i), false);
-    if (i < count) maximum = vector_maximum(maximum, vector_load_part(x + i, count - i), false);
-    return vector_maximum_of_lanes(maximum);
 }
 
 // a > b, with NaN above all.
@@ -394,7 +385,7 @@ static void row_maxima_task(void *context, int out, int thread)
         end = packed->in_ends[in];
         size_t start = ((size_t)out * (size_t)s->in_channels + (size_t)in) * window;
         float *maximum = &maxima[packed->in_blocks[in]];
-        *maximum = larger_maximum(maximum_of(work->weights + start, (size_t)(end - in) * window), *maximum);
+        *maximum = larger_maximum(largest_magnitude(work->weights + start, (size_t)(end - in) * window), *maximum);
     }
 }
 

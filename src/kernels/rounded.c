@@ -198,7 +198,7 @@ static bool find_scales(struct work *w)
     }
     if (!isfinite(largest)) return false;
     if (!w->element) return mls_scales(r->format, w->groups, w->grouping.blocks[0] * w->grouping.blocks[1], &w->tensor_scale, w->groups);
-    w->tensor_scale = largest < 0x1p-60f ? 0 : largest / w->element->largest;
+    w->tensor_scale = fp8_tensor_scale(w->element, largest);
     return true;
 }
 

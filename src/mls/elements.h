@@ -31,6 +31,9 @@ VECTOR_INLINE int32_t magnitude_bits(float x)
 
 #define NOT_FINITE 0x7f800000 // magnitude_bits from here on
 
+// max |x| of `count` numbers; a NaN is above all.
+float largest_magnitude(const float *x, size_t count);
+
 // 2^e, -127 <= e <= 127.
 VECTOR_INLINE float power_of_two(int e)
 {
@@ -49,6 +52,12 @@ static inline struct standard_rounding standard_rounding_of(const struct standar
 {
     return (struct standard_rounding){power_of_two(e->emin), power_of_two(23 - e->fraction), power_of_two(e->fraction),
                                       power_of_two(-e->fraction), e->largest};
+}
+
+// FP8: one scale for the tensor, from its largest |x|; 0 where it counts as zero.
+static inline float fp8_tensor_scale(const struct standard_element *e, float largest)
+{
+    return largest < 0x1p-60f ? 0 : largest / e->largest;
 }
 
 // Of a Microscaling block with this maximum (magnitude_bits, finite): e of its scale 2^e.

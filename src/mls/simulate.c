@@ -30,16 +30,6 @@ struct elements {
     uint32_t first[MOST_ELEMENTS], second[MOST_ELEMENTS], positions[MOST_ELEMENTS]; // for stochastic rounding
 };
 
-VECTORIZED static int32_t largest_of(const float *x, size_t count)
-{
-    int32_t largest = 0;
-    for (size_t p = 0; p < count; p++) {
-        int32_t bits = magnitude_bits(x[p]);
-        largest = bits > largest ? bits : largest;
-    }
-    return largest;
-}
-
 static void maxima_task(void *context, int i, int thread)
 {
     (void)thread;
@@ -47,7 +37,7 @@ static void maxima_task(void *context, int i, int thread)
     const float *x = w->x + (size_t)i * (size_t)w->channels * w->plane;
     int32_t *maxima = w->row_maxima + (size_t)i * (size_t)w->grouping.blocks[1];
     for (int j = 0; j < w->channels; j++, x += w->plane) {
-        int32_t largest = largest_of(x, w->plane), *maximum = &maxima[mls_group_index(&w->grouping, 0, j)];
+        int32_t largest = magnitude_bits(largest_magnitude(x, w->plane)), *maximum = &maxima[mls_group_index(&w->grouping, 0, j)];
         if (largest > *maximum) *maximum = largest;
     }
 }

@@ -152,22 +152,12 @@ static void fp8_task(void *context, int i, int thread)
         }
 }
 
-VECTORIZED static int32_t largest_of(const float *x, size_t count)
-{
-    int32_t largest = 0;
-    for (size_t k = 0; k < count; k++) {
-        int32_t bits = magnitude_bits(x[k]);
-        largest = bits > largest ? bits : largest;
-    }
-    return largest;
-}
-
 static void largest_task(void *context, int i, int thread)
 {
     (void)thread;
     struct work *w = context;
     size_t count = (size_t)w->dims[1] * w->plane;
-    int32_t largest = largest_of(w->x + (size_t)i * count, count), found = w->largest;
+    int32_t largest = magnitude_bits(largest_magnitude(w->x + (size_t)i * count, count)), found = w->largest;
     while (largest > found && !atomic_compare_exchange_weak(&w->largest, &found, largest)) {}
 }
 
@@ -175,7 +165,7 @@ static void find_tensor_scale(struct work *w)
 {
     float maximum = float_of((uint32_t)w->largest);
     w->failed = w->largest >= NOT_FINITE;
-    w->tensor_scale = maximum < 0x1p-60f ? 0 : maximum / w->element->largest;
+    w->tensor_scale = fp8_tensor_scale(w->element, maximum);
     if (w->result->scales) w->result->scales[0] = w->tensor_scale;
 }
 

@@ -116,9 +116,10 @@ static int end_of_output(const struct network *network, const struct layer *laye
     return last_reader(network, layer);
 }
 
-static bool is_only_reader(const struct network *network, const struct layer *reader, const struct layer *layer)
+// Whether no other layer from index `from` on reads `layer`.
+static bool is_only_reader(const struct network *network, const struct layer *reader, const struct layer *layer, int from)
 {
-    for (int i = 0; i < network->layer_count; i++)
+    for (int i = from; i < network->layer_count; i++)
         for (int k = 0; k < network->layers[i]->input_count && network->layers[i] != reader; k++)
             if (layer_reads(network->layers[i], k, layer)) return false;
     return true;
@@ -129,7 +130,7 @@ static struct layer *replaced_by(const struct network *network, const struct lay
 {
     struct layer *first = layer->inputs[0];
     bool follows = !network->for_training && first && first->output_follower == layer && is_deferred(network, first);
-    return follows && layer != network->output_layer && is_only_reader(network, layer, first) ? first : NULL;
+    return follows && layer != network->output_layer && is_only_reader(network, layer, first, 0) ? first : NULL;
 }
 
 static void add_outputs(struct plan *plan, struct network *network)
@@ -159,17 +160,10 @@ static void share_with_inputs(const struct network *network, struct layer *layer
     if (strcmp(layer->type->name, "shortcut") != 0) return;
     struct layer *first = layer->inputs[0], *second = layer->inputs[1];
     if (first == second) return;
-    bool only_reader = true, comes_last = true;
-    for (int i = 0; i < network->layer_count; i++) {
-        const struct layer *reader = network->layers[i];
-        for (int k = 0; k < reader->input_count && reader != layer; k++) {
-            only_reader &= !layer_reads(reader, k, first);
-            comes_last &= !layer_reads(reader, k, second) || i <= first->index;
-        }
-    }
-    if (!only_reader || !first->needs_delta) return;
+    if (!is_only_reader(network, layer, first, 0) || !first->needs_delta) return;
     first->delta_owner = layer->delta_owner;
     if (!same_shape(first->output_shape, second->output_shape)) return;
+    bool comes_last = is_only_reader(network, layer, second, first->index + 1);
     if (comes_last && first->keeps_delta && second->needs_delta && second->index < first->index) second->delta_owner = layer->delta_owner;
 }
 
