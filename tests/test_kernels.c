@@ -2,6 +2,7 @@
 // To add a case: a row in fixed_cases, or more rounds of random_case. A kernel set that this processor lacks
 // is reported as skipped.
 #include <setjmp.h>
+#include <stdatomic.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -23,7 +24,7 @@ struct test_case {
     struct convolution_shape shape;
     struct mls_format formats[3];
     bool nonnegative;
-    enum { VALUES_RANDOM, VALUES_SOME_PLANES_ZERO, VALUES_ACTIVATIONS_ZERO, VALUES_LARGEST } values;
+    enum { VALUES_RANDOM, VALUES_SOME_PLANES_ZERO, VALUES_ACTIVATIONS_ZERO, VALUES_LARGEST, VALUES_LARGEST_SIGNED, VALUES_TINY_PLANES } values;
 };
 
 static float *random_values(const int dims[4], uint64_t key, bool nonnegative, int kind)
@@ -32,12 +33,13 @@ static float *random_values(const int dims[4], uint64_t key, bool nonnegative, i
     float *values = memory_allocate(planes * plane + 64, sizeof(float), NULL);
     struct random_stream stream = {key, 0};
     for (size_t p = 0; p < planes; p++) {
-        float scale = ldexpf(1.0f, (int)random_below(&stream, 12) - 6);
+        float scale = ldexpf(1.0f, kind == VALUES_TINY_PLANES ? -(int)random_below(&stream, 76) : (int)random_below(&stream, 12) - 6);
         for (size_t i = 0; i < plane; i++) {
             float value = random_normal(&stream) * scale;
             if (nonnegative && value < 0) value = 0;
             if (kind == VALUES_ACTIVATIONS_ZERO || (kind == VALUES_SOME_PLANES_ZERO && p % 3 == 0)) value = 0;
             if (kind == VALUES_LARGEST) value = 1;
+            if (kind == VALUES_LARGEST_SIGNED) value = nonnegative || value > 0 ? 1 : -1;
             values[p * plane + i] = value;
         }
     }
@@ -80,7 +82,7 @@ static void check_case(const struct kernel_set *set, const struct test_case *tes
     const int weight[4] = {s->out_channels, s->in_channels / s->groups, s->kernel_height, s->kernel_width};
     int others = test->values == VALUES_ACTIVATIONS_ZERO ? VALUES_RANDOM : (int)test->values;
     float *a = random_values(input, key, test->nonnegative, (int)test->values), *e = random_values(output, key + 2, false, others);
-    float *w = random_values(weight, key + 1, false, others == VALUES_LARGEST ? VALUES_LARGEST : VALUES_RANDOM);
+    float *w = random_values(weight, key + 1, false, others >= VALUES_LARGEST ? others : VALUES_RANDOM);
     size_t most = volume(input) + volume(output) + volume(weight) + 64;
     float *expected = memory_allocate(most, sizeof(float), NULL), *found = memory_allocate(most, sizeof(float), NULL);
     struct error error = {""};
@@ -226,6 +228,64 @@ static void test_network_shapes(void **state)
             }
             check_case(set, &test, 5 * i, 2);
         }
+}
+
+static atomic_int winograd_calls;
+static const struct kernel_set *counted_set;
+
+static void count_winograd_rows(const struct winograd_job *job, float *const outputs[2])
+{
+    winograd_calls++;
+    counted_set->winograd_rows(job, outputs);
+}
+
+// Whether the integers are small enough for it.
+static bool winograd_fits(const struct test_case *test)
+{
+    return mls_largest_integer(&test->formats[MLS_WEIGHT]) <= 42 && mls_largest_integer(&test->formats[MLS_ACTIVATION]) <= 63 &&
+           mls_largest_integer(&test->formats[MLS_ERROR]) <= 63;
+}
+
+// Shapes whose rows are taken in pairs, with formats up to the largest integers for which that is done, and beyond.
+static struct test_case winograd_case(uint64_t key)
+{
+    static const int elements[][2] = {{2, 1}, {2, 2}, {1, 2}, {0, 3}, {0, 5}, {2, 0}, {0, 6}, {2, 3}, {0, 7}}, widths[] = {7, 8, 14, 16, 21, 24, 32, 56, 64, 72};
+    struct random_stream stream = {key, 0};
+    int padding = (int)random_below(&stream, 3);
+    struct test_case test = {.nonnegative = random_below(&stream, 2)};
+    test.shape = (struct convolution_shape){.images = 1 + (int)random_below(&stream, 3), .in_channels = 1 + (int)random_below(&stream, 40),
+                                            .in_height = 2 + 2 * (int)random_below(&stream, 9), .in_width = widths[random_below(&stream, 10)],
+                                            .out_channels = 1 + (int)random_below(&stream, 40), .kernel_height = 3, .kernel_width = 3,
+                                            .stride = 1, .padding = padding, .groups = 1};
+    if (padding == 0) test.shape.in_height += 2, test.shape.in_width += 2; // so that the outputs fit
+    for (int i = 0; i < 3; i++) {
+        const int *element = elements[random_below(&stream, 9)];
+        test.formats[i] = (struct mls_format){.exponent = element[0], .mantissa = element[1], .group = MLS_GROUP_NC, .group_size = 1,
+                                              .scale_exponent = 8, .scale_mantissa = 1,
+                                              .rounding = i == MLS_ERROR ? MLS_STOCHASTIC : MLS_NEAREST};
+    }
+    static const int values[] = {VALUES_RANDOM, VALUES_SOME_PLANES_ZERO, VALUES_LARGEST, VALUES_LARGEST_SIGNED, VALUES_TINY_PLANES};
+    test.values = values[key % 5];
+    return test;
+}
+
+// Groups of one channel: two rows of outputs at once. The calls are counted, since nothing else shows that it is done.
+static void test_winograd(void **state)
+{
+    struct kernel_set set = *set_or_skip(state);
+    counted_set = *state;
+    if (!set.winograd_rows) {
+        print_message("skipped: kernel set %s has no Winograd kernel\n", set.name);
+        skip();
+    }
+    set.winograd_rows = count_winograd_rows;
+    for (uint64_t round = 0; round < 100; round++) {
+        struct test_case test = winograd_case(3000 + round);
+        winograd_calls = 0;
+        assert_true(convolution_shape_complete(&test.shape, NULL));
+        check_case(&set, &test, 77 * round, 1 + (int)(round % 3));
+        if (winograd_fits(&test)) assert_true(winograd_calls > 0);
+    }
 }
 
 // Numbers at and beside every place where I could change: all that begin with few bits, and halves beside them, which the
@@ -517,7 +577,7 @@ int main(void)
     static char names[64][64];
     size_t count = 0;
     static const struct { const char *name; CMUnitTestFunction function; } functions[] = {
-        {"random_shapes", test_random_shapes}, {"depthwise", test_depthwise}, {"network_shapes", test_network_shapes},
+        {"random_shapes", test_random_shapes}, {"depthwise", test_depthwise}, {"network_shapes", test_network_shapes}, {"winograd", test_winograd},
         {"largest_sums", test_largest_sums}, {"thresholds", test_thresholds},
         {"sources", test_sources}, {"direct", test_direct}};
     for (int i = 0; kernel_sets[i]; i++)

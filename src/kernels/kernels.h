@@ -17,6 +17,7 @@
 #include "mls/quantize.h"
 
 #define GRADIENT_CHANNELS 8   // output channels of one weight-gradient tile
+#define WINOGRAD_OFFSET 128   // of the rows that Winograd's way reads
 #define GRADIENT_TAPS 3       // most window positions of one weight-gradient tile, all of one row of the window
 
 // Constants of a format whose I fits int8 (then Q = 16): with l = clamp(floor(log2 Y), low, high),
@@ -62,6 +63,32 @@ struct convolve_job {
     float factor;                 // (St_1 * 2^-F_1) * (St_2 * 2^-F_2)
     bool accumulate;              // add to the outputs
     size_t output_step;           // floats from one output pixel to the next
+};
+
+// Two rows of neighbouring outputs of one block by Winograd's F(2, 3) over the rows of the window, for groups of one channel: with d
+// the rows of the input from the first output's and g those of the window,
+//   2 * output 0 = (d0 - d2) * 2 g0 + m1 + m2, 2 * output 1 = (d3 - d1) * 2 g2 + m1 - m2,
+//   m1 = (d1 + d2) * (g0 + g1 + g2), m2 = (d2 - d1) * (g0 - g1 + g2),
+// in integers, hence without an error, and 4 dot products where there were 6. That all sums are twice as large changes no rounding, since
+// what is subnormal is a multiple of the smallest float and exact either way.
+struct winograd_job {
+    int groups, pixels;           // channels; outputs of a row, a multiple of 8 or of 7
+    const uint8_t *rows;          // [groups][4][pitch]: d0 - d2, d1 + d2, d2 - d1, d3 - d1, each + WINOGRAD_OFFSET
+    size_t pitch;
+    const int8_t *weights;        // [groups][4][16 outputs][4 columns]: 2 g0, g0 + g1 + g2, g0 - g1 + g2, 2 g2
+    const int32_t *starts;        // [groups][2][16]: where m1 and m2 start, so that the offsets cancel
+    const float *scales;          // [groups][16]: Sg_1 * Sg_2
+    float factor;                 // as in struct convolve_job
+    bool accumulate;
+};
+
+// The rows that it reads, of `pairs` pairs of output rows.
+struct winograd_input_job {
+    int groups, pairs;
+    const uint8_t *planes;        // d0 of the first pair
+    const size_t *offsets;        // [groups], bytes
+    size_t row_bytes, pitch;      // pitch: a multiple of 16
+    uint8_t *rows;                // [pairs][groups][4][pitch]
 };
 
 // Any outputs of several images, for maps whose rows are shorter than a tile: where each is from the first one.
@@ -169,6 +196,9 @@ struct kernel_set {
     // The same for pixels that need not be neighbours; not planar. NULL: there is none, rows are to be used.
     void (*convolve_pixels)(const struct convolve_job *job, const uint8_t *input, const struct convolve_pixel *pixels, int count,
                             float *const outputs[2]);
+    // outputs[row] + pixel * 16: as convolve_row. NULL: there is none, nor a winograd_input.
+    void (*winograd_input)(const struct winograd_input_job *job);
+    void (*winograd_rows)(const struct winograd_job *job, float *const outputs[2]);
     // totals[tap][out channel][16] = fma((float)P, in_scales[i] * out_scales[out channel], totals), image by image.
     void (*gradient_images)(const struct gradient_job *job, float *totals);
     // sums[tap][out channel][16] += P

@@ -275,7 +275,7 @@ static bool create_forward(struct packed_convolution *packed, struct error *erro
     phase->run = !d->planar && s->kernel_width == 3 && s->stride == 1 ? 3 : 1;
     for (int ky = 0; ky < s->kernel_height; ky++)
         add_taps(d, map, phase, ky, 0, 1, ky * s->kernel_width, 1, s->kernel_width);
-    return !packed->depthwise || depthwise_finish_phase(packed, d, phase, error);
+    return packed->depthwise ? depthwise_finish_phase(packed, d, phase, error) : winograd_create(packed, d, error);
 }
 
 // The window positions that reach input rows (or columns) first, first + stride, ...: k = remainder + stride * t, read
@@ -322,7 +322,7 @@ static bool create_backward(struct packed_convolution *packed, struct error *err
             fill_backward_phase(packed, phase, y, x);
             if (packed->depthwise && !depthwise_finish_phase(packed, d, phase, error)) return false;
         }
-    return true;
+    return packed->depthwise || winograd_create(packed, d, error);
 }
 
 static bool create_maps(struct packed_convolution *packed, struct error *error)
@@ -412,17 +412,27 @@ static size_t scale_floats(const struct packed_convolution *packed)
     return 2 * (size_t)(forward > backward ? forward : backward) * BLOCK_CHANNELS;
 }
 
+static size_t sums_floats(const struct packed_convolution *packed)
+{
+    return packed->gradient_one_group ? gradient_floats(packed) * sizeof(int64_t) / sizeof(float) : 0;
+}
+
+static size_t rows_floats(const struct packed_convolution *packed)
+{
+    size_t forward = winograd_bytes(&packed->forward), backward = winograd_bytes(&packed->backward);
+    return (forward > backward ? forward : backward) / sizeof(float);
+}
+
 static size_t scratch_floats(const struct packed_convolution *packed)
 {
-    size_t sums = packed->gradient_one_group ? gradient_floats(packed) * sizeof(int64_t) / sizeof(float) : 0;
-    return scale_floats(packed) + gradient_floats(packed) + sums;
+    return scale_floats(packed) + gradient_floats(packed) + sums_floats(packed) + rows_floats(packed);
 }
 
 struct packed_scratch packed_scratch_of(const struct packed_convolution *packed, int thread)
 {
     float *scales = packed->scratch + (size_t)thread * scratch_floats(packed), *totals = scales + scale_floats(packed);
-    void *sums = totals + gradient_floats(packed);
-    return (struct packed_scratch){scales, totals, packed->gradient_one_group ? sums : NULL};
+    void *sums = totals + gradient_floats(packed), *rows = totals + gradient_floats(packed) + sums_floats(packed);
+    return (struct packed_scratch){scales, totals, packed->gradient_one_group ? sums : NULL, rows_floats(packed) ? rows : NULL};
 }
 
 bool packed_meet_pool(struct packed_convolution *packed, struct thread_pool *pool, struct error *error)
@@ -467,6 +477,8 @@ static void destroy_direction(struct direction *direction)
     memory_release(direction->quad_last);
     memory_release(direction->quad_offsets);
     memory_release(direction->weight_scales);
+    memory_release(direction->winograd.weights);
+    memory_release(direction->winograd.starts);
 }
 
 void packed_destroy(struct packed_convolution *packed)

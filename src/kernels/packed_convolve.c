@@ -1,4 +1,5 @@
 // Packed convolutions: forward and input error on packed operands.
+#include "base/vector.h"
 #include "kernels/fetch.h"
 #include "kernels/packed_internal.h"
 
@@ -122,15 +123,14 @@ static void convolve_together(const struct convolve_work *work, const struct pha
 }
 
 // Sg_1 * Sg_2 of the blocks of a job from `block`, [blocks][groups][16].
-static void set_scales(const struct convolve_work *work, int image, int block, int blocks, float *scales)
+VECTORIZED static void set_scales(const struct convolve_work *work, int image, int block, int blocks, float *scales)
 {
     const struct direction *d = work->direction;
     const float *plane_scales = work->map->plane_scales + (size_t)image * (size_t)work->map->blocks * BLOCK_CHANNELS;
     for (int b = 0; b < blocks; b++) {
         const float *weights = d->weight_scales + (size_t)(block + b) * (size_t)d->groups * BLOCK_CHANNELS;
         for (int group = 0; group < d->groups; group++, scales += BLOCK_CHANNELS)
-            for (int i = 0; i < BLOCK_CHANNELS; i++)
-                scales[i] = plane_scales[d->group_first[group]] * weights[group * BLOCK_CHANNELS + i];
+            vector_store(scales, plane_scales[d->group_first[group]] * vector_load(weights + group * BLOCK_CHANNELS));
     }
 }
 
@@ -155,17 +155,56 @@ static void convolve_images(const struct convolve_work *work, int first, int end
     }
 }
 
+// Pairs of output rows `pair` to `end` - 1 of one image and block, from their transformed rows.
+static void convolve_pairs(const struct convolve_work *work, int image, int block, int pair, int end, const struct packed_scratch *scratch,
+                           struct fetch *fetch)
+{
+    const struct direction *d = work->direction;
+    const struct winograd *winograd = &d->winograd;
+    size_t groups = (size_t)d->groups, row = (size_t)d->output_width * BLOCK_CHANNELS;
+    struct winograd_job job = {.groups = d->groups, .pixels = d->output_width, .rows = scratch->rows, .pitch = winograd->pitch,
+                               .weights = winograd->weights + (size_t)block * groups * 256,
+                               .starts = winograd->starts + (size_t)block * groups * 2 * BLOCK_CHANNELS,
+                               .scales = scratch->scales, .factor = work->factor, .accumulate = work->accumulate};
+    const struct convolve_job one_block = {.blocks = 1, .output_step = BLOCK_CHANNELS};
+    for (; pair < end; pair++, job.rows += groups * 4 * winograd->pitch) {
+        float *out = output_of(work, image, block) + 2 * (size_t)pair * row, *outputs[2] = {out, out + row};
+        fetch_some(fetch, true);
+        if (2 * (pair + 1) < d->output_height) fetch_row(outputs, &one_block, 2 * d->output_width, 2 * row);
+        work->packed->request.kernels->winograd_rows(&job, outputs);
+    }
+}
+
+// One image in bands of pairs of rows, so that what is transformed stays in the first cache for all blocks.
+static void convolve_winograd(const struct convolve_work *work, int image, const struct packed_scratch *scratch)
+{
+    const struct direction *d = work->direction;
+    int pairs = d->output_height / 2;
+    struct fetch fetch = fetch_plan(work, image, pairs * d->output_blocks);
+    for (int pair = 0, end; pair < pairs; pair = end) {
+        end = minimum(pair + d->winograd.band, pairs);
+        winograd_transform(work->packed, work->map, d, image, pair, end - pair, scratch->rows);
+        for (int block = 0; block < d->output_blocks; block++) {
+            set_scales(work, image, block, 1, scratch->scales);
+            convolve_pairs(work, image, block, pair, end, scratch, &fetch);
+        }
+    }
+}
+
 static void convolve_task(void *context, int task, int thread)
 {
     struct convolve_work *work = context;
     const struct direction *d = work->direction;
+    const struct packed_scratch scratch = packed_scratch_of(work->packed, thread);
     int first = task * d->together, end = minimum(first + d->together, work->images);
     for (int image = first; image < end; image++) map_quantization_image(work->quantization, image);
     if (!work->output) return;
     if (work->packed->depthwise)
         depthwise_convolve_image(work->packed, d, work->map, first, work->factor, work->output, work->accumulate);
+    else if (d->winograd.weights)
+        convolve_winograd(work, first, &scratch);
     else
-        convolve_images(work, first, end, packed_scratch_of(work->packed, thread).scales);
+        convolve_images(work, first, end, scratch.scales);
     for (int image = first; work->done.function && image < end; image++) work->done.function(work->done.context, image);
 }
 

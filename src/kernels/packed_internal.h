@@ -48,6 +48,14 @@ struct phase {
     int32_t *starts;        // [output block][group][16]
 };
 
+// Two rows of outputs at a time (struct winograd_job; packed_winograd.c).
+struct winograd {
+    int8_t *weights;        // [output block][group][4][16][4]; NULL: not used here
+    int32_t *starts;        // [output block][group][2][16]
+    size_t pitch;           // bytes of a transformed row
+    int band;               // pairs of rows that are transformed at a time
+};
+
 // Forward or input error: reduces over `reduced` channels into `outputs` channels.
 struct direction {
     int reduced, outputs, output_blocks;
@@ -62,6 +70,7 @@ struct direction {
     struct phase *phases;
     int together;           // images of a task: more than one where maps are small, so that they share what is read of the weights
     int output_height, output_width;
+    struct winograd winograd;
 };
 
 // How the weight gradient is cut into tasks (packed_gradient.c).
@@ -108,6 +117,7 @@ struct packed_scratch {
     float *scales;   // Sg_1 * Sg_2 of two output blocks, [images of a task][2][groups][16]
     float *totals;   // weight gradient, [tiles of a task][taps][8][16]
     int64_t *sums;   // the same, where all images are one group; else NULL
+    uint8_t *rows;   // struct winograd_job, [pairs of a band][groups][4][pitch]; NULL where no direction has them
 };
 struct packed_scratch packed_scratch_of(const struct packed_convolution *packed, int thread);
 // Before all work: plan and scratch for the threads of this pool.
@@ -128,6 +138,14 @@ bool depthwise_quantize_weights(struct packed_convolution *packed, const float *
 void depthwise_convolve_image(const struct packed_convolution *packed, const struct direction *direction, const struct packed_map *map,
                               int image, float factor, float *output, bool accumulate);
 void depthwise_gradient_task(void *context, int block, int thread); // context: struct gradient_work
+
+// Winograd's way (packed_winograd.c): taken where it fits, once the direction has its phases.
+bool winograd_create(struct packed_convolution *packed, struct direction *direction, struct error *error);
+size_t winograd_bytes(const struct direction *direction); // of the transformed rows of a band; 0 where it is not used
+void winograd_pack_block(const struct direction *direction, int block); // from the weights of the phase
+// The rows for `pairs` pairs of output rows of one image from row 2 * first on.
+void winograd_transform(const struct packed_convolution *packed, const struct packed_map *map, const struct direction *direction, int image,
+                        int first, int pairs, uint8_t *rows);
 
 // The largest byte of a map, zero point included.
 static inline int largest_byte(const struct packed_map *map)

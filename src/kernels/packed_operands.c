@@ -164,9 +164,16 @@ static void fill_halo(const struct packed_map *map, uint8_t *plane, size_t pixel
     memset(to, map->zero_point, size - (size_t)(to - plane));
 }
 
+#define FILL_WHOLE ((size_t)32 << 10) // bytes of a block that stay in the first cache: to fill all of it is less work than around its inside
+
 static void fill_halos(const struct packed_map *map, int image, int block)
 {
     size_t number = (size_t)image * (size_t)map->blocks + (size_t)block;
+    if (map->block_bytes <= FILL_WHOLE) {
+        if (map->pixels) memset(map->pixels + number * map->block_bytes, map->zero_point, map->block_bytes);
+        if (map->planes) memset(map->planes + number * map->block_bytes, map->zero_point, map->block_bytes);
+        return;
+    }
     if (map->pixels) fill_halo(map, map->pixels + number * map->block_bytes, BLOCK_CHANNELS);
     for (size_t c = 0; map->planes && c < BLOCK_CHANNELS; c++)
         fill_halo(map, map->planes + (number * BLOCK_CHANNELS + c) * map->plane_bytes, 1);
@@ -356,6 +363,7 @@ static void pack_block(const struct packed_convolution *packed, const struct dir
                 packed->weight_scales[forward ? weight_group(packed, output, reduced) : weight_group(packed, reduced, output)];
         }
     }
+    if (d->winograd.weights) winograd_pack_block(d, block);
 }
 
 // Tasks: the output blocks of each phase, of forward and then of input error.

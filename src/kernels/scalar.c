@@ -3,6 +3,7 @@
 #include "kernels/kernels.h"
 
 #include <math.h>
+#include <string.h>
 
 static bool supported_scalar(void)
 {
@@ -100,6 +101,62 @@ static void convolve_pixels_scalar(const struct convolve_job *job, const uint8_t
             one.scales[block] = job->scales[block] + pixels[i].scales;
             convolve_pixel(&one, block, input + pixels[i].input, outputs[block] + pixels[i].output);
         }
+    }
+}
+
+// The sums of one transformed row of one channel.
+static void winograd_products(const uint8_t four[4], const int8_t *weights, int32_t sums[BLOCK_CHANNELS])
+{
+    for (int i = 0; i < BLOCK_CHANNELS; i++)
+        for (int c = 0; c < 4; c++) sums[i] += four[c] * weights[4 * i + c];
+}
+
+static void winograd_pixel(const struct winograd_job *job, int pixel, float totals[2][BLOCK_CHANNELS])
+{
+    for (int group = 0; group < job->groups; group++) {
+        const uint8_t *rows = job->rows + (size_t)group * 4 * job->pitch + pixel;
+        const int8_t *weights = job->weights + group * 256;
+        int32_t middle[2][BLOCK_CHANNELS], sums[2][BLOCK_CHANNELS];
+        memcpy(middle, job->starts + group * 2 * BLOCK_CHANNELS, sizeof middle);
+        for (int m = 0; m < 2; m++) winograd_products(rows + (size_t)(1 + m) * job->pitch, weights + (1 + m) * 64, middle[m]);
+        for (int i = 0; i < BLOCK_CHANNELS; i++) {
+            sums[0][i] = middle[0][i] + middle[1][i];
+            sums[1][i] = middle[0][i] - middle[1][i];
+        }
+        for (int row = 0; row < 2; row++) {
+            winograd_products(rows + (size_t)(3 * row) * job->pitch, weights + 3 * row * 64, sums[row]);
+            for (int i = 0; i < BLOCK_CHANNELS; i++)
+                totals[row][i] = fmaf((float)sums[row][i], job->scales[group * BLOCK_CHANNELS + i], totals[row][i]);
+        }
+    }
+}
+
+static void winograd_input_scalar(const struct winograd_input_job *job)
+{
+    uint8_t *to = job->rows;
+    for (int pair = 0; pair < job->pairs; pair++)
+        for (int group = 0; group < job->groups; group++, to += 4 * job->pitch) {
+            const uint8_t *d[4];
+            for (int k = 0; k < 4; k++) d[k] = job->planes + job->offsets[group] + (size_t)(2 * pair + k) * job->row_bytes;
+            for (size_t x = 0; x < job->pitch; x++) { // the zero points cancel modulo 256, twice 128 as well
+                to[x] = (uint8_t)(d[0][x] - d[2][x] + WINOGRAD_OFFSET);
+                to[job->pitch + x] = (uint8_t)(d[1][x] + d[2][x] + WINOGRAD_OFFSET);
+                to[2 * job->pitch + x] = (uint8_t)(d[2][x] - d[1][x] + WINOGRAD_OFFSET);
+                to[3 * job->pitch + x] = (uint8_t)(d[3][x] - d[1][x] + WINOGRAD_OFFSET);
+            }
+        }
+}
+
+static void winograd_rows_scalar(const struct winograd_job *job, float *const outputs[2])
+{
+    for (int pixel = 0; pixel < job->pixels; pixel++) {
+        float totals[2][BLOCK_CHANNELS] = {{0}};
+        winograd_pixel(job, pixel, totals);
+        for (int row = 0; row < 2; row++)
+            for (int i = 0; i < BLOCK_CHANNELS; i++) {
+                float *to = outputs[row] + (size_t)pixel * BLOCK_CHANNELS + i, value = totals[row][i] * 0.5f * job->factor;
+                *to = job->accumulate ? *to + value : value;
+            }
     }
 }
 
@@ -201,6 +258,8 @@ const struct kernel_set kernels_scalar = {
     .quantize_run = quantize_run_scalar,
     .convolve_row = convolve_row_scalar,
     .convolve_pixels = convolve_pixels_scalar,
+    .winograd_input = winograd_input_scalar,
+    .winograd_rows = winograd_rows_scalar,
     .gradient_images = gradient_images_scalar,
     .gradient_images_sums = gradient_images_sums_scalar,
     .depthwise_row = depthwise_row_plain,
