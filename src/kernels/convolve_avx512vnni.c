@@ -3,13 +3,7 @@
 // Forward and input error: a lane is an output channel, a dot product takes 4 input channels of one pixel
 // (broadcast) and 4 x 16 weights. Weight gradient: a lane is an input channel, a dot product takes 4 pixels.
 #include "kernels/functions_avx512.h"
-
-#if defined(__GNUC__) && !defined(__clang__)
-// This pass makes gcc 12 copy every accumulator at each turn of the inner loops.
-#pragma GCC optimize("no-tree-pre")
-#endif
-
-#include <immintrin.h>
+#include "kernels/vectors_avx512.h"
 
 static bool supported_avx512vnni(void)
 {
@@ -19,17 +13,8 @@ static bool supported_avx512vnni(void)
            __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("fma");
 }
 
-#define INLINE static inline __attribute__((always_inline))
-
 // ---------------------------------------------------------------------------------------------
 // Forward and input error
-
-INLINE __m512i broadcast_4(const uint8_t *from)
-{
-    int32_t four;
-    __builtin_memcpy(&four, from, 4);
-    return _mm512_set1_epi32(four);
-}
 
 // Adds the products of RUN neighbouring taps: with 3, one broadcast pixel serves three outputs.
 INLINE void add_taps(const uint8_t *pixel, size_t step, const int8_t *const weights[2], __m512i sum[16][2], const int PIXELS,
@@ -51,13 +36,6 @@ INLINE void add_taps(const uint8_t *pixel, size_t step, const int8_t *const weig
             if (BLOCKS > 1) sum[i - k][1] = _mm512_dpbusd_epi32(sum[i - k][1], a, w[k][1]);
         }
     }
-}
-
-INLINE void store_output(const struct convolve_job *job, float *to, __m512 total)
-{
-    __m512 value = _mm512_mul_ps(total, _mm512_set1_ps(job->factor));
-    if (job->accumulate) value = _mm512_add_ps(_mm512_loadu_ps(to), value);
-    _mm512_storeu_ps(to, value);
 }
 
 // PIXELS x BLOCKS x 16 outputs; all but the first four are constants in every call. The fp32 totals stay in registers where
@@ -97,7 +75,7 @@ INLINE void convolve_tile(const struct convolve_job *job, const uint8_t *input, 
                 if (!KEEP) total[p][b] = group ? _mm512_loadu_ps(stored + (2 * p + b) * BLOCK_CHANNELS) : _mm512_setzero_ps();
                 total[p][b] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[p][b]), scale, total[p][b]);
                 if (!KEEP && last)
-                    store_output(job, to[b] + (size_t)p * job->output_step, total[p][b]);
+                    store_outputs(to[b] + (size_t)p * job->output_step, total[p][b], job->factor, job->accumulate);
                 else if (!KEEP)
                     _mm512_storeu_ps(stored + (2 * p + b) * BLOCK_CHANNELS, total[p][b]);
             }
@@ -105,7 +83,7 @@ INLINE void convolve_tile(const struct convolve_job *job, const uint8_t *input, 
     }
     for (int b = 0; KEEP && b < BLOCKS; b++)
 #pragma GCC unroll 16
-        for (int p = 0; p < PIXELS; p++) store_output(job, to[b] + (size_t)p * job->output_step, total[p][b]);
+        for (int p = 0; p < PIXELS; p++) store_outputs(to[b] + (size_t)p * job->output_step, total[p][b], job->factor, job->accumulate);
 }
 
 typedef void (*convolve_function)(const struct convolve_job *job, const uint8_t *input, int first, float *const outputs[2], float *stored);
@@ -161,7 +139,7 @@ INLINE void planar_tile(const struct convolve_job *job, const uint8_t *input, in
 #pragma GCC unroll 2
     for (int b = 0; b < BLOCKS; b++)
 #pragma GCC unroll 16
-        for (int p = 0; p < PIXELS; p++) store_output(job, outputs[b] + (size_t)(first + p) * job->output_step, total[p][b]);
+        for (int p = 0; p < PIXELS; p++) store_outputs(outputs[b] + (size_t)(first + p) * job->output_step, total[p][b], job->factor, job->accumulate);
 }
 
 // convolve_planar_PIXELSxBLOCKS_TAPS
@@ -288,7 +266,7 @@ INLINE void scattered_tile(const struct convolve_job *job, const uint8_t *input,
     }
     for (int b = 0; b < BLOCKS; b++)
         for (int p = 0; p < count && p < SCATTERED; p++)
-            store_output(job, outputs[b] + pixels[p].output, _mm512_load_ps(totals + (b * SCATTERED + p) * BLOCK_CHANNELS));
+            store_outputs(outputs[b] + pixels[p].output, _mm512_load_ps(totals + (b * SCATTERED + p) * BLOCK_CHANNELS), job->factor, job->accumulate);
 }
 
 static void __attribute__((noinline)) convolve_scattered_8x1_avx512vnni(const struct convolve_job *job, const uint8_t *input,

@@ -1,21 +1,7 @@
 // Forward and input error in groups of one channel, two rows of outputs at once (struct winograd_job), for AVX-512 with VNNI. A lane is
 // an output channel.
 #include "kernels/functions_avx512.h"
-
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC optimize("no-tree-pre") // see convolve_avx512vnni.c
-#endif
-
-#include <immintrin.h>
-
-#define INLINE static inline __attribute__((always_inline))
-
-INLINE __m512i broadcast_4(const uint8_t *from)
-{
-    int32_t four;
-    __builtin_memcpy(&four, from, 4);
-    return _mm512_set1_epi32(four);
-}
+#include "kernels/vectors_avx512.h"
 
 // One channel and pair of rows: BYTES of each from column x on.
 #define TRANSFORM(BYTES, vector, load, store, add, subtract, xor, set)                                              \
@@ -45,13 +31,6 @@ void winograd_input_avx512vnni(const struct winograd_input_job *job)
             for (; x + 32 <= pitch; x += 32) transform_32(from + x, row_bytes, pitch, rows + x);
             if (x < pitch) transform_16(from + x, row_bytes, pitch, rows + x);
         }
-}
-
-INLINE void store_output(const struct winograd_job *job, float *to, __m512 total)
-{
-    __m512 value = _mm512_mul_ps(_mm512_mul_ps(total, _mm512_set1_ps(0.5f)), _mm512_set1_ps(job->factor));
-    if (job->accumulate) value = _mm512_add_ps(_mm512_loadu_ps(to), value);
-    _mm512_storeu_ps(to, value);
 }
 
 // 2 x PIXELS outputs from pixel `first` on. Of the four dot products, the last two add to what the others leave.
@@ -89,7 +68,9 @@ INLINE void winograd_tile(const struct winograd_job *job, int first, float *cons
 #pragma GCC unroll 2
     for (int row = 0; row < 2; row++)
 #pragma GCC unroll 8
-        for (int p = 0; p < PIXELS; p++) store_output(job, outputs[row] + (size_t)(first + p) * BLOCK_CHANNELS, total[p][row]);
+        for (int p = 0; p < PIXELS; p++)
+            store_outputs(outputs[row] + (size_t)(first + p) * BLOCK_CHANNELS, _mm512_mul_ps(total[p][row], _mm512_set1_ps(0.5f)), job->factor,
+                          job->accumulate);
 }
 
 static void __attribute__((noinline)) winograd_2x8_avx512vnni(const struct winograd_job *job, int first, float *const outputs[2])
