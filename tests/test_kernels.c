@@ -274,12 +274,8 @@ static void test_winograd(void **state)
 {
     struct kernel_set set = *set_or_skip(state);
     counted_set = *state;
-    if (!set.winograd_rows) {
-        print_message("skipped: kernel set %s has no Winograd kernel\n", set.name);
-        skip();
-    }
     set.winograd_rows = count_winograd_rows;
-    for (uint64_t round = 0; round < 100; round++) {
+    for (uint64_t round = 0; round < 60; round++) {
         struct test_case test = winograd_case(3000 + round);
         winograd_calls = 0;
         assert_true(convolution_shape_complete(&test.shape, NULL));
@@ -582,6 +578,7 @@ int main(void)
         {"sources", test_sources}, {"direct", test_direct}};
     for (int i = 0; kernel_sets[i]; i++)
         for (size_t f = 0; f < sizeof functions / sizeof functions[0]; f++) {
+            if (functions[f].function == test_winograd && !kernel_sets[i]->winograd_rows) continue;
             snprintf(names[count], sizeof names[count], "%s: %s", kernel_sets[i]->name, functions[f].name);
             tests[count] = (struct CMUnitTest){names[count], functions[f].function, NULL, NULL, (void *)(uintptr_t)kernel_sets[i]};
             count++;
