@@ -374,6 +374,26 @@ static void test_largest_sums(void **state)
     }
 }
 
+// Elements at the largest value, formats from 1 to 7 bits: where products add up in 16 bits, the sums are as full as can be.
+static void test_full_sums(void **state)
+{
+    const struct kernel_set *set = set_or_skip(state);
+    static const int elements[][2] = {{0, 1}, {0, 2}, {0, 3}, {2, 1}, {0, 4}, {2, 2}, {0, 5}, {0, 6}, {0, 7}};
+    for (int i = 0; i < 9 * 24; i++) {
+        int larger = i / 24, smaller = larger > 0 && i / 12 % 2 ? larger - 1 : larger, kernel = 1 + 2 * (i % 3); // weights: the smaller
+        struct test_case test = {.shape = {.images = 2, .in_channels = 20, .in_height = 9, .in_width = 11, .out_channels = 18, .kernel_height = kernel,
+                                           .kernel_width = kernel, .stride = 1, .padding = kernel / 2, .groups = 1},
+                                 .nonnegative = i / 3 % 2, .values = VALUES_LARGEST};
+        assert_true(convolution_shape_complete(&test.shape, NULL));
+        for (int k = 0; k < 3; k++) {
+            const int *element = elements[k == MLS_WEIGHT ? smaller : larger];
+            test.formats[k] = (struct mls_format){.exponent = element[0], .mantissa = element[1], .group = MLS_GROUP_NC,
+                                                  .group_size = i / 6 % 2 ? 16 : 1, .scale_exponent = 8};
+        }
+        check_case(set, &test, 9, 1);
+    }
+}
+
 // ---------------------------------------------------------------------------------------------
 // Sources with work owed to them: the same bytes as from a map on which the work was done before.
 
@@ -574,7 +594,7 @@ int main(void)
     size_t count = 0;
     static const struct { const char *name; CMUnitTestFunction function; } functions[] = {
         {"random_shapes", test_random_shapes}, {"depthwise", test_depthwise}, {"network_shapes", test_network_shapes}, {"winograd", test_winograd},
-        {"largest_sums", test_largest_sums}, {"thresholds", test_thresholds},
+        {"largest_sums", test_largest_sums}, {"full_sums", test_full_sums}, {"thresholds", test_thresholds},
         {"sources", test_sources}, {"direct", test_direct}};
     for (int i = 0; kernel_sets[i]; i++)
         for (size_t f = 0; f < sizeof functions / sizeof functions[0]; f++) {
