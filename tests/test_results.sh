@@ -44,6 +44,19 @@ again() {
 }
 check "finished runs are not run again" again
 
+# As the repository has them: the cfg and the log. A log that is too short is no finished run.
+from_logs() {
+  local setting
+  for setting in mls-2-4-size16 fp32; do
+    mkdir -p "$work/logs/tiny-imagenet/$setting/seed1"
+    cp "$work/all/tiny-imagenet/$setting/seed1/"{config.cfg,log.csv} "$work/logs/tiny-imagenet/$setting/seed1"
+  done
+  sed -i 1q "$work/logs/tiny-imagenet/fp32/seed1/log.csv"
+  train logs --only mls-2-4-size16 --only fp32 && says "== $work/logs/tiny-imagenet/fp32/seed1" && ! says "== $work/logs/tiny-imagenet/mls-2-4-size16" &&
+    says "2 finished of 2 runs" && [ "$(last logs fp32 1)" = "$(last all fp32 1)" ]
+}
+check "runs of which only the log was kept are not run again" from_logs
+
 resumed() {
   local folder=$work/part/tiny-imagenet/mls-2-4-size16/seed1
   "$MLSNET" train cfg/resnet18-tiny-imagenet.cfg --data "$work/tiny-imagenet-32" --output "$folder" --seed 1 --quiet --stop-after 1 \
