@@ -256,6 +256,19 @@ if command -v gnuplot >/dev/null; then
   for name in accuracy-bits accuracy-energy learning-curves; do
     check "picture $name" pictures "$work/all" $name fp32 "mantissa=2 exponent=0" "test top-1, %"
   done
+  # As a repository keeps a sweep: the table and the logs.
+  kept() {
+    local log
+    mkdir "$work/kept" && cp "$work/all/sweep.csv" "$work/kept" || return 1
+    (cd "$work/all" && find . -name log.csv) | while read -r log; do
+      mkdir -p "$work/kept/$(dirname "$log")" && cp "$work/all/$log" "$work/kept/$log"
+    done
+    "$MLSNET" plot "$work/kept" >"$work/out" && grep -qF "$work/kept: learning-curves" "$work/out" &&
+      cmp "$work/kept/learning-curves.gnuplot" "$work/all/learning-curves.gnuplot"
+  }
+  check "plot of a sweep of which the logs were kept" kept
+  without_logs() { "$MLSNET" plot "$work/made-up" >"$work/out" && grep -qF accuracy-bits "$work/out" && ! grep -qF learning-curves "$work/out"; }
+  check "plot of a table without runs does not tell of learning curves" without_logs
   front=$(sed -n '/^\$front/,/^end/p' "$work/made-up/accuracy-energy.gnuplot" | tr '\n' ';')
   check "the front is marked in the picture" [ "$front" = '$front << end;10 70;20 80;30 90;30 90;end;' ]
   (cd "$work" && "$MLSNET" plot "$work/whole/fp32/seed1" all/fp32 whole/mantissa=2 --output "$work/three") >"$work/out" 2>&1

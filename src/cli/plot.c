@@ -36,10 +36,12 @@ static void print_front(const struct sweep_table *table, const char *folder)
 static bool draw_sweep(const char *folder, struct error *error)
 {
     struct sweep_table table;
+    struct sweep_pictures drawn;
     bool good = sweep_table_read(&table, folder, error);
     if (good) print_front(&table, folder);
-    good = good && sweep_pictures_draw(&table, folder, error);
-    if (good) printf("%s: accuracy-bits, accuracy-energy, learning-curves (.png, .svg)\n", folder);
+    good = good && sweep_pictures_draw(&table, folder, &drawn, error);
+    if (good && drawn.points) printf("%s: accuracy-bits, accuracy-energy (.png, .svg)\n", folder);
+    if (good && drawn.curves) printf("%s: learning-curves (.png, .svg)\n", folder);
     sweep_table_release(&table);
     return good;
 }

@@ -71,7 +71,7 @@ static int sweep(const struct sweep_request *request, struct sweep_plan *plan)
     bool good = sweep_jobs_run(plan, &status, &error);
     if (!good) fail(&error, 1);
     if (good) print_end(plan, status);
-    if (good && !request->without_pictures && !sweep_pictures_draw(&plan->table, plan->folder, &error))
+    if (good && !request->without_pictures && !sweep_pictures_draw(&plan->table, plan->folder, NULL, &error))
         fprintf(stderr, "mlsnet sweep: the pictures are missing: %s\n", error.message);
     close(lock);
     return good ? status : 1;

@@ -203,6 +203,14 @@ static bool draw_points(const struct sweep_table *table, const char *folder, str
 // ---------------------------------------------------------------------------------------------
 // Learning curves
 
+// Or kept as the repository keeps runs, without summary and checkpoint.
+static bool is_finished_or_kept(const char *run)
+{
+    char log[4096], checkpoint[4096];
+    return run_folder_is_finished(run) || (file_join(log, sizeof log, run, "log.csv") && file_exists(log) &&
+                                           file_join(checkpoint, sizeof checkpoint, run, "last.safetensors") && !file_exists(checkpoint));
+}
+
 // The logs of the row's finished runs.
 static bool add_curve(struct curves *curves, const struct sweep_row *row, const char *folder, struct error *error)
 {
@@ -212,7 +220,7 @@ static bool add_curve(struct curves *curves, const struct sweep_row *row, const 
     for (int seed = 1; paths && seed <= row->seeds; seed++) {
         char run[3072];
         int length = snprintf(run, sizeof run, "%s/%s/seed%d", folder, row->folder, seed);
-        if (length < 0 || (size_t)length >= sizeof run || !run_folder_is_finished(run)) continue;
+        if (length < 0 || (size_t)length >= sizeof run || !is_finished_or_kept(run)) continue;
         if (file_join(paths[count], sizeof paths[count], run, "log.csv")) logs[count] = paths[count], count++;
     }
     bool good = paths && (count == 0 || curves_add(curves, row->name, sweep_row_is_fp32(row), logs, count, error));
@@ -221,20 +229,23 @@ static bool add_curve(struct curves *curves, const struct sweep_row *row, const 
     return good;
 }
 
-static bool draw_curves(const struct sweep_table *table, const char *folder, struct error *error)
+static bool draw_curves(const struct sweep_table *table, const char *folder, bool *drawn, struct error *error)
 {
     struct curves curves = {0};
     bool good = true;
     for (int i = 0; good && i < table->count; i++)
         if (!isnan(table->rows[i].top1)) good = add_curve(&curves, &table->rows[i], folder, error);
-    good = good && (curves.count == 0 || curves_draw(&curves, folder, error));
+    *drawn = curves.count > 0;
+    good = good && (!*drawn || curves_draw(&curves, folder, error));
     curves_release(&curves);
     return good;
 }
 
-bool sweep_pictures_draw(const struct sweep_table *table, const char *folder, struct error *error)
+bool sweep_pictures_draw(const struct sweep_table *table, const char *folder, struct sweep_pictures *drawn, struct error *error)
 {
-    int points = 0;
-    for (int i = 0; i < table->count; i++) points += is_point(&table->rows[i]);
-    return (points == 0 || draw_points(table, folder, error)) && draw_curves(table, folder, error);
+    struct sweep_pictures pictures = {false, false};
+    for (int i = 0; i < table->count; i++) pictures.points |= is_point(&table->rows[i]);
+    bool good = (!pictures.points || draw_points(table, folder, error)) && draw_curves(table, folder, &pictures.curves, error);
+    if (drawn) *drawn = pictures;
+    return good;
 }

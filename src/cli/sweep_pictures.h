@@ -4,7 +4,13 @@
 
 #include "cli/sweep_table.h"
 
+struct sweep_pictures {
+    bool points; // accuracy-bits and accuracy-energy
+    bool curves; // learning-curves
+};
+
 // All three in the sweep's folder; what has no data yet is left out. false: a message, that gnuplot is missing for example.
-bool sweep_pictures_draw(const struct sweep_table *table, const char *folder, struct error *error);
+// drawn (or NULL): which there are.
+bool sweep_pictures_draw(const struct sweep_table *table, const char *folder, struct sweep_pictures *drawn, struct error *error);
 
 #endif
