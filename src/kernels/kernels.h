@@ -18,7 +18,7 @@
 
 #define GRADIENT_CHANNELS 8   // output channels of one weight-gradient tile
 #define WINOGRAD_OFFSET 128   // of the rows that Winograd's way reads
-#define GRADIENT_TAPS 3       // most window positions of one weight-gradient tile, all of one row of the window
+#define GRADIENT_TAPS 3       // most window positions of one weight-gradient tile, all of one row or one column of the window
 
 // Constants of a format whose I fits int8 (then Q = 16): with l = clamp(floor(log2 Y), low, high),
 // I = min((Y' >> (l - mantissa)) << (l - low), largest).
