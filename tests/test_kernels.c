@@ -239,14 +239,19 @@ static void count_winograd_rows(const struct winograd_job *job, float *const out
     counted_set->winograd_rows(job, outputs);
 }
 
-// Whether the integers are small enough for it.
+// Whether it is to be done: the integers are small enough, and in packed blocks groups have more than one quad, and the map is not so
+// small that images are taken together.
 static bool winograd_fits(const struct test_case *test)
 {
-    return mls_largest_integer(&test->formats[MLS_WEIGHT]) <= 42 && mls_largest_integer(&test->formats[MLS_ACTIVATION]) <= 63 &&
-           mls_largest_integer(&test->formats[MLS_ERROR]) <= 63;
+    const struct convolution_shape *s = &test->shape;
+    bool blocks = test->formats[0].group_size >= 16 && s->in_channels >= 16 && s->out_channels >= 16 && s->in_height * s->in_width > 16 &&
+                  s->out_height * s->out_width > 16;
+    return (test->formats[0].group_size == 1 || blocks) && mls_largest_integer(&test->formats[MLS_WEIGHT]) <= 42 &&
+           mls_largest_integer(&test->formats[MLS_ACTIVATION]) <= 63 && mls_largest_integer(&test->formats[MLS_ERROR]) <= 63;
 }
 
-// Shapes whose rows are taken in pairs, with formats up to the largest integers for which that is done, and beyond.
+// Shapes whose rows are taken in pairs, with formats up to the largest integers for which that is done, and beyond. Half of them are in groups
+// of one channel, the others of all sizes.
 static struct test_case winograd_case(uint64_t key)
 {
     static const int elements[][2] = {{2, 1}, {2, 2}, {1, 2}, {0, 3}, {0, 5}, {2, 0}, {0, 6}, {2, 3}, {0, 7}}, widths[] = {7, 8, 14, 16, 21, 24, 32, 56, 64, 72};
@@ -258,9 +263,11 @@ static struct test_case winograd_case(uint64_t key)
                                             .out_channels = 1 + (int)random_below(&stream, 40), .kernel_height = 3, .kernel_width = 3,
                                             .stride = 1, .padding = padding, .groups = 1};
     if (padding == 0) test.shape.in_height += 2, test.shape.in_width += 2; // so that the outputs fit
+    static const int sizes[] = {4, 16, 3, 32, 4, 16, 8, 1 << 20};
+    const int group_size = key % 2 ? 1 : sizes[random_below(&stream, 8)];
     for (int i = 0; i < 3; i++) {
         const int *element = elements[random_below(&stream, 9)];
-        test.formats[i] = (struct mls_format){.exponent = element[0], .mantissa = element[1], .group = MLS_GROUP_NC, .group_size = 1,
+        test.formats[i] = (struct mls_format){.exponent = element[0], .mantissa = element[1], .group = MLS_GROUP_NC, .group_size = group_size,
                                               .scale_exponent = 8, .scale_mantissa = 1,
                                               .rounding = i == MLS_ERROR ? MLS_STOCHASTIC : MLS_NEAREST};
     }
@@ -269,13 +276,13 @@ static struct test_case winograd_case(uint64_t key)
     return test;
 }
 
-// Groups of one channel: two rows of outputs at once. The calls are counted, since nothing else shows that it is done.
+// Two rows of outputs at once. The calls are counted, since nothing else shows that it is done.
 static void test_winograd(void **state)
 {
     struct kernel_set set = *set_or_skip(state);
     counted_set = *state;
     set.winograd_rows = count_winograd_rows;
-    for (uint64_t round = 0; round < 60; round++) {
+    for (uint64_t round = 0; round < 120; round++) {
         struct test_case test = winograd_case(3000 + round);
         winograd_calls = 0;
         assert_true(convolution_shape_complete(&test.shape, NULL));

@@ -18,6 +18,7 @@
 
 #define GRADIENT_CHANNELS 8   // output channels of one weight-gradient tile
 #define WINOGRAD_OFFSET 128   // of the rows that Winograd's way reads
+#define WINOGRAD_COLUMNS 3    // dot products of a quad and row of the window where the input is not in planes; there it is 1
 #define GRADIENT_TAPS 3       // most window positions of one weight-gradient tile, all of one row or one column of the window
 
 // Constants of a format whose I fits int8 (then Q = 16): with l = clamp(floor(log2 Y), low, high),
@@ -65,17 +66,21 @@ struct convolve_job {
     size_t output_step;           // floats from one output pixel to the next
 };
 
-// Two rows of neighbouring outputs of one block by Winograd's F(2, 3) over the rows of the window, for groups of one channel: with d
-// the rows of the input from the first output's and g those of the window,
+// Two rows of neighbouring outputs of one block by Winograd's F(2, 3) over the rows of the window: with d the rows of the input from
+// the first output's and g those of the window,
 //   2 * output 0 = (d0 - d2) * 2 g0 + m1 + m2, 2 * output 1 = (d3 - d1) * 2 g2 + m1 - m2,
 //   m1 = (d1 + d2) * (g0 + g1 + g2), m2 = (d2 - d1) * (g0 - g1 + g2),
 // in integers, hence without an error, and 4 dot products where there were 6. That all sums are twice as large changes no rounding, since
-// what is subnormal is a multiple of the smallest float and exact either way.
+// what is subnormal is a multiple of the smallest float and exact either way. A line is what of a row lies side by side: a channel in
+// planes, a packed block.
 struct winograd_job {
-    int groups, pixels;           // channels; outputs of a row, a multiple of 8 or of 7
-    const uint8_t *rows;          // [groups][4][pitch]: d0 - d2, d1 + d2, d2 - d1, d3 - d1, each + WINOGRAD_OFFSET
+    int groups, pixels;           // pixels: outputs of a row, a multiple of 8 or of 7
+    bool planar;                  // each group is one quad, and that a line: as in struct convolve_job
+    const int *quad_first, *quad_last;   // [groups]
+    const size_t *quad_offsets;   // [quads], bytes
+    const uint8_t *rows;          // [lines][4][pitch]: d0 - d2, d1 + d2, d2 - d1, d3 - d1, each + WINOGRAD_OFFSET
     size_t pitch;
-    const int8_t *weights;        // [groups][4][16 outputs][4 columns]: 2 g0, g0 + g1 + g2, g0 - g1 + g2, 2 g2
+    const int8_t *weights;        // [group][quad of the group][4][columns][16 outputs][4 bytes]: 2 g0, g0 + g1 + g2, g0 - g1 + g2, 2 g2
     const int32_t *starts;        // [groups][2][16]: where m1 and m2 start, so that the offsets cancel
     const float *scales;          // [groups][16]: Sg_1 * Sg_2
     float factor;                 // as in struct convolve_job
@@ -84,11 +89,11 @@ struct winograd_job {
 
 // The rows that it reads, of `pairs` pairs of output rows.
 struct winograd_input_job {
-    int groups, pairs;
-    const uint8_t *planes;        // d0 of the first pair
-    const size_t *offsets;        // [groups], bytes
-    size_t row_bytes, pitch;      // pitch: a multiple of 16
-    uint8_t *rows;                // [pairs][groups][4][pitch]
+    int lines, pairs;
+    const uint8_t *input;         // d0 of the first pair
+    size_t line_bytes, row_bytes; // from one line to the next, from one row to the next
+    size_t pitch;                 // a multiple of 16
+    uint8_t *rows;                // [pairs][lines][4][pitch]
 };
 
 // Any outputs of several images, for maps whose rows are shorter than a tile: where each is from the first one.

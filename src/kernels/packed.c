@@ -479,6 +479,7 @@ static void destroy_direction(struct direction *direction)
     memory_release(direction->weight_scales);
     memory_release(direction->winograd.weights);
     memory_release(direction->winograd.starts);
+    memory_release(direction->winograd.quad_offsets);
 }
 
 void packed_destroy(struct packed_convolution *packed)

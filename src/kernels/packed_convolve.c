@@ -161,13 +161,14 @@ static void convolve_pairs(const struct convolve_work *work, int image, int bloc
 {
     const struct direction *d = work->direction;
     const struct winograd *winograd = &d->winograd;
-    size_t groups = (size_t)d->groups, row = (size_t)d->output_width * BLOCK_CHANNELS;
-    struct winograd_job job = {.groups = d->groups, .pixels = d->output_width, .rows = scratch->rows, .pitch = winograd->pitch,
-                               .weights = winograd->weights + (size_t)block * groups * 256,
-                               .starts = winograd->starts + (size_t)block * groups * 2 * BLOCK_CHANNELS,
+    size_t row = (size_t)d->output_width * BLOCK_CHANNELS;
+    struct winograd_job job = {.groups = d->groups, .pixels = d->output_width, .planar = d->planar, .quad_first = d->quad_first,
+                               .quad_last = d->quad_last, .quad_offsets = winograd->quad_offsets, .rows = scratch->rows,
+                               .pitch = winograd->pitch, .weights = winograd->weights + (size_t)block * winograd_weights_block(d),
+                               .starts = winograd->starts + (size_t)block * (size_t)d->groups * 2 * BLOCK_CHANNELS,
                                .scales = scratch->scales, .factor = work->factor, .accumulate = work->accumulate};
     const struct convolve_job one_block = {.blocks = 1, .output_step = BLOCK_CHANNELS};
-    for (; pair < end; pair++, job.rows += groups * 4 * winograd->pitch) {
+    for (; pair < end; pair++, job.rows += (size_t)winograd->lines * 4 * winograd->pitch) {
         float *out = output_of(work, image, block) + 2 * (size_t)pair * row, *outputs[2] = {out, out + row};
         fetch_some(fetch, true);
         if (2 * (pair + 1) < d->output_height) fetch_row(outputs, &one_block, 2 * d->output_width, 2 * row);

@@ -50,8 +50,10 @@ struct phase {
 
 // Two rows of outputs at a time (struct winograd_job; packed_winograd.c).
 struct winograd {
-    int8_t *weights;        // [output block][group][4][16][4]; NULL: not used here
+    int8_t *weights;        // [output block][group][quad][4][columns][16][4]; NULL: not used here
     int32_t *starts;        // [output block][group][2][16]
+    int columns, lines;     // struct winograd_job
+    size_t *quad_offsets;   // [quads], bytes, from the first of the transformed rows
     size_t pitch;           // bytes of a transformed row
     int band;               // pairs of rows that are transformed at a time
 };
@@ -117,7 +119,7 @@ struct packed_scratch {
     float *scales;   // Sg_1 * Sg_2 of two output blocks, [images of a task][2][groups][16]
     float *totals;   // weight gradient, [tiles of a task][taps][8][16]
     int64_t *sums;   // the same, where all images are one group; else NULL
-    uint8_t *rows;   // struct winograd_job, [pairs of a band][groups][4][pitch]; NULL where no direction has them
+    uint8_t *rows;   // struct winograd_job, [pairs of a band][lines][4][pitch]; NULL where no direction has them
 };
 struct packed_scratch packed_scratch_of(const struct packed_convolution *packed, int thread);
 // Before all work: plan and scratch for the threads of this pool.
@@ -142,6 +144,11 @@ void depthwise_gradient_task(void *context, int block, int thread); // context: 
 // Winograd's way (packed_winograd.c): taken where it fits, once the direction has its phases.
 bool winograd_create(struct packed_convolution *packed, struct direction *direction, struct error *error);
 size_t winograd_bytes(const struct direction *direction); // of the transformed rows of a band; 0 where it is not used
+// Bytes of the weights of an output block.
+static inline size_t winograd_weights_block(const struct direction *direction)
+{
+    return (size_t)direction->total_quads * 4 * (size_t)direction->winograd.columns * 64;
+}
 void winograd_pack_block(const struct direction *direction, int block); // from the weights of the phase
 // The rows for `pairs` pairs of output rows of one image from row 2 * first on.
 void winograd_transform(const struct packed_convolution *packed, const struct packed_map *map, const struct direction *direction, int image,

@@ -104,30 +104,36 @@ static void convolve_pixels_scalar(const struct convolve_job *job, const uint8_t
     }
 }
 
-// The sums of one transformed row of one channel.
-static void winograd_products(const uint8_t four[4], const int8_t *weights, int32_t sums[BLOCK_CHANNELS])
+// The sums of transformed row k of a group, one pixel.
+static void winograd_products(const struct winograd_job *job, int group, int k, int pixel, const int8_t *weights, int32_t sums[BLOCK_CHANNELS])
 {
-    for (int i = 0; i < BLOCK_CHANNELS; i++)
-        for (int c = 0; c < 4; c++) sums[i] += four[c] * weights[4 * i + c];
+    const int columns = job->planar ? 1 : WINOGRAD_COLUMNS;
+    const size_t step = job->planar ? 1 : BLOCK_CHANNELS;
+    for (int quad = job->quad_first[group]; quad <= job->quad_last[group]; quad++, weights += 4 * columns * 64)
+        for (int column = 0; column < columns; column++) {
+            const uint8_t *four = job->rows + job->quad_offsets[quad] + (size_t)k * job->pitch + (size_t)(pixel + column) * step;
+            for (int i = 0; i < BLOCK_CHANNELS; i++)
+                for (int c = 0; c < 4; c++) sums[i] += four[c] * weights[(k * columns + column) * 64 + 4 * i + c];
+        }
 }
 
 static void winograd_pixel(const struct winograd_job *job, int pixel, float totals[2][BLOCK_CHANNELS])
 {
+    const int8_t *weights = job->weights;
     for (int group = 0; group < job->groups; group++) {
-        const uint8_t *rows = job->rows + (size_t)group * 4 * job->pitch + pixel;
-        const int8_t *weights = job->weights + group * 256;
         int32_t middle[2][BLOCK_CHANNELS], sums[2][BLOCK_CHANNELS];
         memcpy(middle, job->starts + group * 2 * BLOCK_CHANNELS, sizeof middle);
-        for (int m = 0; m < 2; m++) winograd_products(rows + (size_t)(1 + m) * job->pitch, weights + (1 + m) * 64, middle[m]);
+        for (int m = 0; m < 2; m++) winograd_products(job, group, 1 + m, pixel, weights, middle[m]);
         for (int i = 0; i < BLOCK_CHANNELS; i++) {
             sums[0][i] = middle[0][i] + middle[1][i];
             sums[1][i] = middle[0][i] - middle[1][i];
         }
         for (int row = 0; row < 2; row++) {
-            winograd_products(rows + (size_t)(3 * row) * job->pitch, weights + 3 * row * 64, sums[row]);
+            winograd_products(job, group, 3 * row, pixel, weights, sums[row]);
             for (int i = 0; i < BLOCK_CHANNELS; i++)
                 totals[row][i] = fmaf((float)sums[row][i], job->scales[group * BLOCK_CHANNELS + i], totals[row][i]);
         }
+        weights += (job->quad_last[group] - job->quad_first[group] + 1) * 4 * (job->planar ? 1 : WINOGRAD_COLUMNS) * 64;
     }
 }
 
@@ -135,9 +141,9 @@ static void winograd_input_scalar(const struct winograd_input_job *job)
 {
     uint8_t *to = job->rows;
     for (int pair = 0; pair < job->pairs; pair++)
-        for (int group = 0; group < job->groups; group++, to += 4 * job->pitch) {
+        for (int line = 0; line < job->lines; line++, to += 4 * job->pitch) {
             const uint8_t *d[4];
-            for (int k = 0; k < 4; k++) d[k] = job->planes + job->offsets[group] + (size_t)(2 * pair + k) * job->row_bytes;
+            for (int k = 0; k < 4; k++) d[k] = job->input + (size_t)line * job->line_bytes + (size_t)(2 * pair + k) * job->row_bytes;
             for (size_t x = 0; x < job->pitch; x++) { // the zero points cancel modulo 256, twice 128 as well
                 to[x] = (uint8_t)(d[0][x] - d[2][x] + WINOGRAD_OFFSET);
                 to[job->pitch + x] = (uint8_t)(d[1][x] + d[2][x] + WINOGRAD_OFFSET);

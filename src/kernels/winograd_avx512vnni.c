@@ -1,9 +1,8 @@
-// Forward and input error in groups of one channel, two rows of outputs at once (struct winograd_job), for AVX-512 with VNNI. A lane is
-// an output channel.
+// Forward and input error, two rows of outputs at once (struct winograd_job), for AVX-512 with VNNI. A lane is an output channel.
 #include "kernels/functions_avx512.h"
 #include "kernels/vectors_avx512.h"
 
-// One channel and pair of rows: BYTES of each from column x on.
+// One line and pair of rows: BYTES of each.
 #define TRANSFORM(BYTES, vector, load, store, add, subtract, xor, set)                                              \
     INLINE void transform_##BYTES(const uint8_t *from, size_t row_bytes, size_t pitch, uint8_t *to)                  \
     {                                                                                                              \
@@ -19,22 +18,33 @@
 TRANSFORM(16, __m128i, _mm_loadu_si128, _mm_storeu_si128, _mm_add_epi8, _mm_sub_epi8, _mm_xor_si128, _mm_set1_epi8)
 TRANSFORM(32, __m256i, _mm256_loadu_si256, _mm256_storeu_si256, _mm256_add_epi8, _mm256_sub_epi8, _mm256_xor_si256, _mm256_set1_epi8)
 
+TRANSFORM(64, __m512i, _mm512_loadu_si512, _mm512_storeu_si512, _mm512_add_epi8, _mm512_sub_epi8, _mm512_xor_si512, _mm512_set1_epi8)
+
 void winograd_input_avx512vnni(const struct winograd_input_job *job)
 {
     const size_t row_bytes = job->row_bytes, pitch = job->pitch;
-    const uint8_t *planes = job->planes;
     uint8_t *rows = job->rows;
-    for (int pair = 0; pair < job->pairs; pair++, planes += 2 * row_bytes)
-        for (int group = 0; group < job->groups; group++, rows += 4 * pitch) {
-            const uint8_t *from = planes + job->offsets[group];
+    for (int pair = 0; pair < job->pairs; pair++)
+        for (int line = 0; line < job->lines; line++, rows += 4 * pitch) {
+            const uint8_t *from = job->input + (size_t)line * job->line_bytes + 2 * (size_t)pair * row_bytes;
             size_t x = 0;
+            for (; x + 64 <= pitch; x += 64) transform_64(from + x, row_bytes, pitch, rows + x);
             for (; x + 32 <= pitch; x += 32) transform_32(from + x, row_bytes, pitch, rows + x);
             if (x < pitch) transform_16(from + x, row_bytes, pitch, rows + x);
         }
 }
 
+// The totals are twice what they should be.
+INLINE void store_half(const struct winograd_job *job, __m512 total, float *row, int pixel)
+{
+    store_outputs(row + (size_t)pixel * BLOCK_CHANNELS, _mm512_mul_ps(total, _mm512_set1_ps(0.5f)), job->factor, job->accumulate);
+}
+
+// ---------------------------------------------------------------------------------------------
+// Groups of one channel, in planes
+
 // 2 x PIXELS outputs from pixel `first` on. Of the four dot products, the last two add to what the others leave.
-INLINE void winograd_tile(const struct winograd_job *job, int first, float *const outputs[2], const int PIXELS)
+INLINE void planar_tile(const struct winograd_job *job, int first, float *const outputs[2], const int PIXELS)
 {
     const uint8_t *rows = job->rows + first;
     const int8_t *weights = job->weights;
@@ -69,22 +79,101 @@ INLINE void winograd_tile(const struct winograd_job *job, int first, float *cons
     for (int row = 0; row < 2; row++)
 #pragma GCC unroll 8
         for (int p = 0; p < PIXELS; p++)
-            store_outputs(outputs[row] + (size_t)(first + p) * BLOCK_CHANNELS, _mm512_mul_ps(total[p][row], _mm512_set1_ps(0.5f)), job->factor,
-                          job->accumulate);
+            store_half(job, total[p][row], outputs[row], first + p);
 }
 
-static void __attribute__((noinline)) winograd_2x8_avx512vnni(const struct winograd_job *job, int first, float *const outputs[2])
+// ---------------------------------------------------------------------------------------------
+// Packed blocks
+
+// sums[p] += the products of one transformed row of a quad: each broadcast serves the outputs of three columns.
+INLINE void add_columns(const uint8_t *row, const int8_t *weights, __m512i sums[8], const int PIXELS)
 {
-    winograd_tile(job, first, outputs, 8);
+    __m512i w[WINOGRAD_COLUMNS];
+#pragma GCC unroll 3
+    for (int k = 0; k < WINOGRAD_COLUMNS; k++) w[k] = _mm512_loadu_si512(weights + 64 * k);
+#pragma GCC unroll 10
+    for (int i = 0; i < PIXELS + WINOGRAD_COLUMNS - 1; i++) {
+        const __m512i a = broadcast_4(row + i * BLOCK_CHANNELS);
+#pragma GCC unroll 3
+        for (int k = 0; k < WINOGRAD_COLUMNS; k++)
+            if (i - k >= 0 && i - k < PIXELS) sums[i - k] = _mm512_dpbusd_epi32(sums[i - k], a, w[k]);
+    }
 }
 
-static void __attribute__((noinline)) winograd_2x7_avx512vnni(const struct winograd_job *job, int first, float *const outputs[2])
+// sums[2][8] of a group: m1 and m2 first, to which the other two rows add when they have become their sum and their difference.
+INLINE void sum_group(const struct winograd_job *job, int group, const uint8_t *rows, const int8_t *weights, __m512i sums[2][8], const int PIXELS)
 {
-    winograd_tile(job, first, outputs, 7);
+    const size_t pitch = job->pitch, row_weights = WINOGRAD_COLUMNS * 64;
+    const int8_t *w = weights;
+#pragma GCC unroll 2
+    for (int m = 0; m < 2; m++) {
+        const __m512i start = _mm512_loadu_si512(job->starts + (2 * group + m) * BLOCK_CHANNELS);
+#pragma GCC unroll 8
+        for (int p = 0; p < PIXELS; p++) sums[m][p] = start;
+    }
+    for (int quad = job->quad_first[group]; quad <= job->quad_last[group]; quad++, w += 4 * row_weights) {
+        const uint8_t *from = rows + job->quad_offsets[quad] + pitch;
+        add_columns(from, w + row_weights, sums[0], PIXELS);
+        add_columns(from + pitch, w + 2 * row_weights, sums[1], PIXELS);
+    }
+#pragma GCC unroll 8
+    for (int p = 0; p < PIXELS; p++) {
+        const __m512i m1 = sums[0][p], m2 = sums[1][p];
+        sums[0][p] = _mm512_add_epi32(m1, m2);
+        sums[1][p] = _mm512_sub_epi32(m1, m2);
+    }
+    w = weights;
+    for (int quad = job->quad_first[group]; quad <= job->quad_last[group]; quad++, w += 4 * row_weights) {
+        const uint8_t *from = rows + job->quad_offsets[quad];
+        add_columns(from, w, sums[0], PIXELS);
+        add_columns(from + 3 * pitch, w + 3 * row_weights, sums[1], PIXELS);
+    }
 }
+
+// 2 x PIXELS outputs from pixel `first` on. The fp32 totals are in the first cache: all registers are left to the integer sums.
+INLINE void blocked_tile(const struct winograd_job *job, int first, float *const outputs[2], float stored[2][8][BLOCK_CHANNELS], const int PIXELS)
+{
+    const uint8_t *rows = job->rows + (size_t)first * BLOCK_CHANNELS;
+    const int8_t *weights = job->weights;
+    for (int group = 0; group < job->groups; group++) {
+        __m512i sums[2][8];
+        sum_group(job, group, rows, weights, sums, PIXELS);
+        weights += (job->quad_last[group] - job->quad_first[group] + 1) * 4 * WINOGRAD_COLUMNS * 64;
+        const __m512 scale = _mm512_loadu_ps(job->scales + group * BLOCK_CHANNELS);
+        const bool last = group + 1 == job->groups;
+#pragma GCC unroll 2
+        for (int row = 0; row < 2; row++)
+#pragma GCC unroll 8
+            for (int p = 0; p < PIXELS; p++) {
+                __m512 total = group ? _mm512_load_ps(stored[row][p]) : _mm512_setzero_ps();
+                total = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[row][p]), scale, total);
+                if (last)
+                    store_half(job, total, outputs[row], first + p);
+                else
+                    _mm512_store_ps(stored[row][p], total);
+            }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------
+
+typedef void (*tile_function)(const struct winograd_job *job, int first, float *const outputs[2], float stored[2][8][BLOCK_CHANNELS]);
+
+// winograd_LAYOUT_2xPIXELS
+#define TILE(layout, pixels, ...)                                                                                  \
+    static void __attribute__((noinline)) winograd_##layout##_2x##pixels##_avx512vnni(                              \
+        const struct winograd_job *job, int first, float *const outputs[2], float stored[2][8][BLOCK_CHANNELS])     \
+    {                                                                                                              \
+        (void)stored;                                                                                              \
+        layout##_tile(job, first, outputs, __VA_ARGS__);                                                           \
+    }
+TILE(planar, 8, 8) TILE(planar, 7, 7) TILE(blocked, 8, stored, 8) TILE(blocked, 7, stored, 7)
 
 void winograd_rows_avx512vnni(const struct winograd_job *job, float *const outputs[2])
 {
-    int width = job->pixels % 8 == 0 ? 8 : 7;
-    for (int x = 0; x < job->pixels; x += width) (width == 8 ? winograd_2x8_avx512vnni : winograd_2x7_avx512vnni)(job, x, outputs);
+    static const tile_function tiles[2][2] = {{winograd_blocked_2x7_avx512vnni, winograd_blocked_2x8_avx512vnni},
+                                              {winograd_planar_2x7_avx512vnni, winograd_planar_2x8_avx512vnni}};
+    float stored[2][8][BLOCK_CHANNELS] __attribute__((aligned(64)));
+    bool eights = job->pixels % 8 == 0;
+    for (int x = 0; x < job->pixels; x += eights ? 8 : 7) tiles[job->planar][eights](job, x, outputs, stored);
 }
