@@ -230,13 +230,26 @@ static void test_network_shapes(void **state)
         }
 }
 
-static atomic_int winograd_calls;
+static atomic_int winograd_calls, winograd_gradient_calls;
 static const struct kernel_set *counted_set;
 
 static void count_winograd_rows(const struct winograd_job *job, float *const outputs[2])
 {
     winograd_calls++;
     counted_set->winograd_rows(job, outputs);
+}
+
+static void count_winograd_gradient(const struct winograd_gradient_job *job, float *totals)
+{
+    winograd_gradient_calls++;
+    counted_set->winograd_gradient(job, totals);
+}
+
+static bool winograd_gradient_fits(const struct test_case *test)
+{
+    // Where there is but one image all sums are in one group.
+    return test->shape.images > 1 && test->shape.out_height * ((test->shape.out_width + 3) / 4) >= 8 &&
+           mls_largest_integer(&test->formats[MLS_ACTIVATION]) <= 63 && mls_largest_integer(&test->formats[MLS_ERROR]) <= 63;
 }
 
 // Whether it is to be done: the integers are small enough, and in packed blocks groups have more than one quad, and the map is not so
@@ -282,12 +295,14 @@ static void test_winograd(void **state)
     struct kernel_set set = *set_or_skip(state);
     counted_set = *state;
     set.winograd_rows = count_winograd_rows;
+    set.winograd_gradient = count_winograd_gradient;
     for (uint64_t round = 0; round < 120; round++) {
         struct test_case test = winograd_case(3000 + round);
-        winograd_calls = 0;
+        winograd_calls = winograd_gradient_calls = 0;
         assert_true(convolution_shape_complete(&test.shape, NULL));
         check_case(&set, &test, 77 * round, 1 + (int)(round % 3));
         if (winograd_fits(&test)) assert_true(winograd_calls > 0);
+        assert_int_equal(winograd_gradient_calls > 0, winograd_gradient_fits(&test));
     }
 }
 

@@ -13,6 +13,8 @@ void direct_gradient_avx512(const struct direct_gradient_job *job, float *totals
 // winograd_avx512vnni.c
 void winograd_input_avx512vnni(const struct winograd_input_job *job);
 void winograd_rows_avx512vnni(const struct winograd_job *job, float *const outputs[2]);
+void winograd_errors_avx512vnni(const struct winograd_errors_job *job);
+void winograd_gradient_avx512vnni(const struct winograd_gradient_job *job, float *totals);
 // depthwise_avx512vnni.c
 void depthwise_row_avx512vnni(const struct depthwise_job *job, const uint8_t *input, int pixels, float *output);
 void depthwise_gradient_avx512vnni(const struct depthwise_gradient_job *job, int32_t *sums);

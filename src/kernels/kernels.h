@@ -120,6 +120,30 @@ struct gradient_job {
     const float *out_scales;      // [8]
 };
 
+// The weight gradient of a 3x3 window by Winograd's F(3, 2): two rows of errors e0, e1 at once, with d the rows of the input from the first
+// one's. With M0 = (d0 - d2) * e0, M1 = (d1 + d2) * (e0 + e1), M2 = (d2 - d1) * (e0 - e1), M3 = (d3 - d1) * e1, summed over the pairs,
+//   row 0 of the window: M0 + (M1 + M2) / 2, row 1: (M1 - M2) / 2, row 2: M3 + (M1 + M2) / 2,
+// in integers, hence without an error (what is halved is even), and 4 dot products where there were 6.
+struct winograd_errors_job {      // sums and differences of the errors of one image and block
+    int pairs, row_quads;
+    const int8_t *quads;          // as the quantizer wrote them
+    int8_t *mixed;                // [pairs][2][row_quads][16][4]: e0 + e1, e0 - e1
+    int32_t *starts;              // [4][16]: where M0 to M3 start, so that the offsets of the input's rows cancel
+};
+
+// Some images: 16 input channels x 8 output channels x 9 taps, as struct gradient_job.
+struct winograd_gradient_job {
+    int images;                   // one after the other, at these distances
+    size_t image_rows, image_quads, image_mixed, image_starts, image_in_scales, image_out_scales;
+    int pairs, row_quads;
+    const uint8_t *rows;          // [pairs][4][pitch], by winograd_input; 64 bytes behind the last one may be read
+    size_t pitch;
+    const int8_t *quads, *mixed;  // errors of the first output channel, and what winograd_errors made of them
+    const int32_t *starts;        // of the first output channel, [4] at 16
+    const float *in_scales;       // [16]
+    const float *out_scales;      // [8]
+};
+
 // Depthwise convolution: a row of neighbouring outputs of one block. A lane is a channel. A quad is a run of up to 4 taps that lie
 // side by side in the input.
 struct depthwise_job {
@@ -182,6 +206,16 @@ static inline void gradient_next_image(struct gradient_job *job)
     job->out_scales += job->image_out_scales;
 }
 
+static inline void winograd_next_image(struct winograd_gradient_job *job)
+{
+    job->rows += job->image_rows;
+    job->quads += job->image_quads;
+    job->mixed += job->image_mixed;
+    job->starts += job->image_starts;
+    job->in_scales += job->image_in_scales;
+    job->out_scales += job->image_out_scales;
+}
+
 // Taps of the tile that begins with `tap`.
 static inline int gradient_tile_taps(const struct gradient_job *job, int tap)
 {
@@ -206,6 +240,9 @@ struct kernel_set {
     void (*winograd_rows)(const struct winograd_job *job, float *const outputs[2]);
     // totals[tap][out channel][16] = fma((float)P, in_scales[i] * out_scales[out channel], totals), image by image.
     void (*gradient_images)(const struct gradient_job *job, float *totals);
+    // The same for 9 taps. NULL: there is none, nor a winograd_errors.
+    void (*winograd_errors)(const struct winograd_errors_job *job);
+    void (*winograd_gradient)(const struct winograd_gradient_job *job, float *totals);
     // sums[tap][out channel][16] += P
     void (*gradient_images_sums)(const struct gradient_job *job, int64_t *sums);
     // output + pixel * output_step [16]: = or += factor * ((float)P * scale).

@@ -420,19 +420,30 @@ static size_t sums_floats(const struct packed_convolution *packed)
 static size_t rows_floats(const struct packed_convolution *packed)
 {
     size_t forward = winograd_bytes(&packed->forward), backward = winograd_bytes(&packed->backward);
-    return (forward > backward ? forward : backward) / sizeof(float);
+    size_t gradient = winograd_gradient_row_bytes(packed), most = forward > backward ? forward : backward;
+    return (gradient > most ? gradient : most) / sizeof(float);
+}
+
+static size_t mixed_floats(const struct packed_convolution *packed)
+{
+    return (winograd_gradient_mixed_bytes(packed) + winograd_gradient_start_bytes(packed)) / sizeof(float);
 }
 
 static size_t scratch_floats(const struct packed_convolution *packed)
 {
-    return scale_floats(packed) + gradient_floats(packed) + sums_floats(packed) + rows_floats(packed);
+    return scale_floats(packed) + gradient_floats(packed) + sums_floats(packed) + rows_floats(packed) + mixed_floats(packed);
 }
 
 struct packed_scratch packed_scratch_of(const struct packed_convolution *packed, int thread)
 {
     float *scales = packed->scratch + (size_t)thread * scratch_floats(packed), *totals = scales + scale_floats(packed);
-    void *sums = totals + gradient_floats(packed), *rows = totals + gradient_floats(packed) + sums_floats(packed);
-    return (struct packed_scratch){scales, totals, packed->gradient_one_group ? sums : NULL, rows_floats(packed) ? rows : NULL};
+    float *sums = totals + gradient_floats(packed), *rows = sums + sums_floats(packed), *mixed = rows + rows_floats(packed);
+    float *starts = mixed + winograd_gradient_mixed_bytes(packed) / sizeof(float);
+    struct packed_scratch scratch = {.scales = scales, .totals = totals};
+    if (packed->gradient_one_group) scratch.sums = (void *)sums;
+    if (rows_floats(packed)) scratch.rows = (void *)rows;
+    if (mixed_floats(packed)) scratch.mixed = (void *)mixed, scratch.starts = (void *)starts;
+    return scratch;
 }
 
 bool packed_meet_pool(struct packed_convolution *packed, struct thread_pool *pool, struct error *error)

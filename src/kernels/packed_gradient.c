@@ -39,8 +39,10 @@ void gradient_plan(struct packed_convolution *packed, int threads)
     plan->blocks = minimum(divide_up(a->blocks, rows), most / plan->tiles < 1 ? 1 : most / plan->tiles);
     plan->rows = divide_up(a->blocks, plan->blocks);
     plan->columns = divide_up(tiles, plan->tiles);
-    size_t bytes = a->block_bytes + e->quads_block;
-    if (!a->zero_point && bytes < FIRST_CACHE) plan->images = (int)(FIRST_CACHE / bytes);
+    plan->winograd = winograd_gradient_fits(packed);
+    plan->pitch = (size_t)(packed->shape.out_width + 2) * BLOCK_CHANNELS;
+    size_t bytes = (a->block_bytes + e->quads_block) * (plan->winograd ? 2 : 1);
+    if ((plan->winograd || !a->zero_point) && bytes < FIRST_CACHE) plan->images = (int)(FIRST_CACHE / bytes);
 }
 
 size_t gradient_floats(const struct packed_convolution *packed)
@@ -157,8 +159,11 @@ static void gradient_task(void *context, int task, int thread)
     struct packed_convolution *packed = work->packed;
     const struct tile_range t = tiles_of(packed, task);
     size_t size = tile_floats(packed), all = (size_t)(t.end_block - t.first_block) * (size_t)(t.end_tile - t.first_tile) * size;
-    float *totals = packed_scratch_of(packed, thread).totals;
-    int64_t *wide = packed_scratch_of(packed, thread).sums;
+    const struct packed_scratch scratch = packed_scratch_of(packed, thread);
+    const bool winograd = packed->gradient.winograd;
+    const int first_out = t.first_tile * GRADIENT_CHANNELS;
+    float *totals = scratch.totals;
+    int64_t *wide = scratch.sums;
     int32_t corrections[GRADIENT_CHANNELS];
     struct gradient_job job = job_of(packed, corrections);
     memset(totals, 0, all * sizeof *totals);
@@ -168,15 +173,20 @@ static void gradient_task(void *context, int task, int thread)
         int next = image + job.images;
         struct fetch fetch = plan_fetch(packed, &t, next, minimum(packed->gradient.images, work->images - next));
         size_t at = 0;
-        for (int block = t.first_block; block < t.end_block; block++)
+        if (winograd) winograd_gradient_errors(packed, image, job.images, first_out, t.end_tile * GRADIENT_CHANNELS, &scratch);
+        for (int block = t.first_block; block < t.end_block; block++) {
+            if (winograd) winograd_gradient_rows(packed, image, job.images, block, &scratch);
             for (int tile = t.first_tile; tile < t.end_tile; tile++, at += size) {
                 fetch_some(&fetch, false);
-                aim(packed, image, block, tile * GRADIENT_CHANNELS, corrections, &job);
-                if (wide)
+                if (!winograd) aim(packed, image, block, tile * GRADIENT_CHANNELS, corrections, &job);
+                if (winograd)
+                    winograd_gradient_tile(packed, image, job.images, block, first_out, tile * GRADIENT_CHANNELS, &scratch, totals + at);
+                else if (wide)
                     packed->request.kernels->gradient_images_sums(&job, wide + at);
                 else
                     packed->request.kernels->gradient_images(&job, totals + at);
             }
+        }
     }
     for (int block = t.first_block; block < t.end_block; block++)
         for (int tile = t.first_tile; tile < t.end_tile; tile++, totals += size) {

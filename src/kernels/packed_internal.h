@@ -80,6 +80,8 @@ struct gradient_plan {
     int blocks, tiles;  // of a task: blocks of input channels, tiles of each
     int rows, columns;  // tasks
     int images;         // at a time
+    bool winograd;      // two rows of errors at a time (struct winograd_gradient_job)
+    size_t pitch;       // there: bytes of a transformed row
 };
 
 struct packed_convolution {
@@ -119,7 +121,9 @@ struct packed_scratch {
     float *scales;   // Sg_1 * Sg_2 of two output blocks, [images of a task][2][groups][16]
     float *totals;   // weight gradient, [tiles of a task][taps][8][16]
     int64_t *sums;   // the same, where all images are one group; else NULL
-    uint8_t *rows;   // struct winograd_job, [pairs of a band][lines][4][pitch]; NULL where no direction has them
+    uint8_t *rows;   // struct winograd_job, [pairs of a band][lines][4][pitch]; weight gradient, [images][pairs][4][pitch]; NULL: not used
+    int8_t *mixed;   // struct winograd_errors_job, [images][blocks of a task's outputs][errors of a block]; NULL: not used
+    int32_t *starts; // [images][blocks of a task's outputs][4][16]
 };
 struct packed_scratch packed_scratch_of(const struct packed_convolution *packed, int thread);
 // Before all work: plan and scratch for the threads of this pool.
@@ -153,6 +157,19 @@ void winograd_pack_block(const struct direction *direction, int block); // from 
 // The rows for `pairs` pairs of output rows of one image from row 2 * first on.
 void winograd_transform(const struct packed_convolution *packed, const struct packed_map *map, const struct direction *direction, int image,
                         int first, int pairs, uint8_t *rows);
+
+// The same for the weight gradient: whether it is taken, for the plan; the scratch that it needs, in bytes.
+bool winograd_gradient_fits(const struct packed_convolution *packed);
+size_t winograd_gradient_row_bytes(const struct packed_convolution *packed);
+size_t winograd_gradient_mixed_bytes(const struct packed_convolution *packed);
+size_t winograd_gradient_start_bytes(const struct packed_convolution *packed);
+// Of `images` images: the errors of all output channels of a task, which begin with first_out; the rows of a block of activations.
+void winograd_gradient_errors(const struct packed_convolution *packed, int image, int images, int first_out, int end_out,
+                              const struct packed_scratch *scratch);
+void winograd_gradient_rows(const struct packed_convolution *packed, int image, int images, int block, const struct packed_scratch *scratch);
+// A tile: the outputs from `out` of a task that begins with first_out.
+void winograd_gradient_tile(const struct packed_convolution *packed, int image, int images, int block, int first_out, int out,
+                            const struct packed_scratch *scratch, float *totals);
 
 // The largest byte of a map, zero point included.
 static inline int largest_byte(const struct packed_map *map)

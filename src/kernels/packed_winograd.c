@@ -1,4 +1,4 @@
-// Packed convolutions, two rows of outputs at a time (struct winograd_job): weights and input for it.
+// Packed convolutions, two rows at a time by Winograd's way: what struct winograd_job and struct winograd_gradient_job need.
 #include <string.h>
 
 #include "base/memory.h"
@@ -126,4 +126,97 @@ void winograd_transform(const struct packed_convolution *packed, const struct pa
     job.input = (d->planar ? map->planes : map->pixels) + (size_t)image * map->image_bytes;
     job.input += (size_t)phase->tap_offsets[from_the_bottom(d) ? 2 * w->columns : 0] + 2 * (size_t)first * job.row_bytes;
     packed->request.kernels->winograd_input(&job);
+}
+
+// ---------------------------------------------------------------------------------------------
+// Weight gradient
+
+#define LEAST_QUADS 8           // of an image; with less, the kernels for small maps are faster
+#define LARGEST_SUM (1LL << 31) // of M in struct winograd_gradient_job
+
+bool winograd_gradient_fits(const struct packed_convolution *packed)
+{
+    const struct convolution_shape *s = &packed->shape;
+    const struct packed_map *e = &packed->errors;
+    if (!packed->request.for_training || !packed->request.kernels->winograd_gradient || packed->gradient_one_group) return false;
+    if (s->kernel_height != 3 || s->kernel_width != 3 || s->stride != 1 || e->height % 2 != 0) return false;
+    const int64_t input = mls_largest_integer(&packed->activations.format), error = mls_largest_integer(&e->format);
+    bool sums_fit = 2 * (int64_t)e->height * e->row_quads * 4 * (2 * input + WINOGRAD_OFFSET) * 2 * error < LARGEST_SUM;
+    return 2 * input <= 127 && 2 * error <= 127 && sums_fit && e->height * e->row_quads >= LEAST_QUADS;
+}
+
+// Of one image and block. The last row is read to the end of its last quad.
+static size_t image_row_bytes(const struct packed_convolution *packed)
+{
+    return (size_t)packed->errors.height / 2 * 4 * packed->gradient.pitch;
+}
+
+size_t winograd_gradient_row_bytes(const struct packed_convolution *packed)
+{
+    return packed->gradient.winograd ? (size_t)packed->gradient.images * image_row_bytes(packed) + 64 : 0;
+}
+
+// Blocks of 16 in which the outputs of a task lie.
+static size_t output_blocks(const struct packed_convolution *packed)
+{
+    return (size_t)packed->gradient.tiles * GRADIENT_CHANNELS / BLOCK_CHANNELS + 1;
+}
+
+size_t winograd_gradient_mixed_bytes(const struct packed_convolution *packed)
+{
+    if (!packed->gradient.winograd) return 0;
+    return (size_t)packed->gradient.images * output_blocks(packed) * packed->errors.quads_block;
+}
+
+size_t winograd_gradient_start_bytes(const struct packed_convolution *packed)
+{
+    if (!packed->gradient.winograd) return 0;
+    return (size_t)packed->gradient.images * output_blocks(packed) * 4 * BLOCK_CHANNELS * sizeof(int32_t);
+}
+
+void winograd_gradient_errors(const struct packed_convolution *packed, int image, int images, int first_out, int end_out,
+                              const struct packed_scratch *scratch)
+{
+    const struct packed_map *e = &packed->errors;
+    const size_t blocks = output_blocks(packed);
+    const int first = first_out / BLOCK_CHANNELS, end = minimum(blocked_count(end_out), e->blocks);
+    struct winograd_errors_job job = {.pairs = e->height / 2, .row_quads = e->row_quads};
+    for (int n = 0; n < images; n++)
+        for (int block = first; block < end; block++) {
+            const size_t to = (size_t)n * blocks + (size_t)(block - first);
+            job.quads = e->quads + ((size_t)(image + n) * (size_t)e->blocks + (size_t)block) * e->quads_block;
+            job.mixed = scratch->mixed + to * e->quads_block;
+            job.starts = scratch->starts + to * 4 * BLOCK_CHANNELS;
+            packed->request.kernels->winograd_errors(&job);
+        }
+}
+
+void winograd_gradient_rows(const struct packed_convolution *packed, int image, int images, int block, const struct packed_scratch *scratch)
+{
+    const struct packed_map *a = &packed->activations;
+    struct winograd_input_job job = {.lines = 1, .pairs = packed->errors.height / 2, .row_bytes = a->row_bytes, .pitch = packed->gradient.pitch};
+    for (int n = 0; n < images; n++) {
+        job.input = a->pixels + (size_t)(image + n) * a->image_bytes + (size_t)block * a->block_bytes + packed->gradient_offsets[0];
+        job.rows = scratch->rows + (size_t)n * image_row_bytes(packed);
+        packed->request.kernels->winograd_input(&job);
+    }
+}
+
+void winograd_gradient_tile(const struct packed_convolution *packed, int image, int images, int block, int first_out, int out,
+                            const struct packed_scratch *scratch, float *totals)
+{
+    const struct packed_map *a = &packed->activations, *e = &packed->errors;
+    const size_t blocks = output_blocks(packed), to = (size_t)(out / BLOCK_CHANNELS - first_out / BLOCK_CHANNELS), channel = (size_t)out % BLOCK_CHANNELS;
+    const size_t quads_image = (size_t)e->blocks * e->quads_block;
+    const struct winograd_gradient_job job = {
+        .images = images, .pairs = e->height / 2, .row_quads = e->row_quads, .pitch = packed->gradient.pitch,
+        .rows = scratch->rows, .image_rows = image_row_bytes(packed),
+        .quads = e->quads + (size_t)image * quads_image + (size_t)(out / BLOCK_CHANNELS) * e->quads_block + channel * 4, .image_quads = quads_image,
+        .mixed = scratch->mixed + to * e->quads_block + channel * 4, .image_mixed = blocks * e->quads_block,
+        .starts = scratch->starts + to * 4 * BLOCK_CHANNELS + channel, .image_starts = blocks * 4 * BLOCK_CHANNELS,
+        .in_scales = a->plane_scales + ((size_t)image * (size_t)a->blocks + (size_t)block) * BLOCK_CHANNELS,
+        .image_in_scales = (size_t)a->blocks * BLOCK_CHANNELS,
+        .out_scales = e->plane_scales + (size_t)image * (size_t)e->blocks * BLOCK_CHANNELS + (size_t)out,
+        .image_out_scales = (size_t)e->blocks * BLOCK_CHANNELS};
+    packed->request.kernels->winograd_gradient(&job, totals);
 }

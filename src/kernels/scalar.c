@@ -198,6 +198,52 @@ static void gradient_image_sums_scalar(const struct gradient_job *job, int64_t *
     }
 }
 
+static void winograd_errors_scalar(const struct winograd_errors_job *job)
+{
+    const int row = job->row_quads * 64;
+    for (int i = 0; i < 4 * BLOCK_CHANNELS; i++) job->starts[i] = 0;
+    for (int i = 0; i < job->pairs * row; i++) {
+        const int at = i / row * 2 * row + i % row, e0 = job->quads[at], e1 = job->quads[at + row], mixed[4] = {e0, e0 + e1, e0 - e1, e1};
+        job->mixed[at] = (int8_t)mixed[1];
+        job->mixed[at + row] = (int8_t)mixed[2];
+        for (int k = 0; k < 4; k++) job->starts[k * BLOCK_CHANNELS + i % 64 / 4] -= WINOGRAD_OFFSET * mixed[k];
+    }
+}
+
+// M of transformed row k, window column `column` and an output channel.
+static void winograd_gradient_sums(const struct winograd_gradient_job *job, int k, int column, int channel, int32_t sums[BLOCK_CHANNELS])
+{
+    const int8_t *errors = (k == 0 || k == 3 ? job->quads : job->mixed) + (k >= 2 ? job->row_quads * 64 : 0);
+    for (int i = 0; i < BLOCK_CHANNELS; i++) sums[i] = job->starts[k * BLOCK_CHANNELS + channel];
+    for (int pair = 0; pair < job->pairs; pair++, errors += 2 * job->row_quads * 64)
+        for (int x = 0; x < 4 * job->row_quads; x++) {
+            const uint8_t *pixel = job->rows + (size_t)(4 * pair + k) * job->pitch + (size_t)(x + column) * BLOCK_CHANNELS;
+            for (int i = 0; i < BLOCK_CHANNELS; i++) sums[i] += pixel[i] * errors[x / 4 * 64 + channel * 4 + x % 4];
+        }
+}
+
+static void winograd_gradient_image_scalar(const struct winograd_gradient_job *job, float *totals)
+{
+    for (int column = 0; column < 3; column++)
+        for (int channel = 0; channel < GRADIENT_CHANNELS; channel++) {
+            int32_t m[4][BLOCK_CHANNELS];
+            for (int k = 0; k < 4; k++) winograd_gradient_sums(job, k, column, channel, m[k]);
+            for (int i = 0; i < BLOCK_CHANNELS; i++) {
+                const int32_t half = (m[1][i] + m[2][i]) / 2, rows[3] = {m[0][i] + half, (m[1][i] - m[2][i]) / 2, m[3][i] + half};
+                for (int row = 0; row < 3; row++) {
+                    float *to = totals + ((3 * row + column) * GRADIENT_CHANNELS + channel) * BLOCK_CHANNELS + i;
+                    *to = fmaf((float)rows[row], job->in_scales[i] * job->out_scales[channel], *to);
+                }
+            }
+        }
+}
+
+static void winograd_gradient_scalar(const struct winograd_gradient_job *job, float *totals)
+{
+    struct winograd_gradient_job one = *job;
+    for (int n = 0; n < job->images; n++, winograd_next_image(&one)) winograd_gradient_image_scalar(&one, totals);
+}
+
 static void gradient_images_scalar(const struct gradient_job *job, float *totals)
 {
     struct gradient_job one = *job;
@@ -266,6 +312,8 @@ const struct kernel_set kernels_scalar = {
     .convolve_pixels = convolve_pixels_scalar,
     .winograd_input = winograd_input_scalar,
     .winograd_rows = winograd_rows_scalar,
+    .winograd_errors = winograd_errors_scalar,
+    .winograd_gradient = winograd_gradient_scalar,
     .gradient_images = gradient_images_scalar,
     .gradient_images_sums = gradient_images_sums_scalar,
     .depthwise_row = depthwise_row_plain,

@@ -1,4 +1,5 @@
-// Forward and input error, two rows of outputs at once (struct winograd_job), for AVX-512 with VNNI. A lane is an output channel.
+// Two rows of outputs at once (struct winograd_job) and of errors (struct winograd_gradient_job), for AVX-512 with VNNI. In forward and input
+// error a lane is an output channel, in the weight gradient an input channel.
 #include "kernels/functions_avx512.h"
 #include "kernels/vectors_avx512.h"
 
@@ -176,4 +177,131 @@ void winograd_rows_avx512vnni(const struct winograd_job *job, float *const outpu
     float stored[2][8][BLOCK_CHANNELS] __attribute__((aligned(64)));
     bool eights = job->pixels % 8 == 0;
     for (int x = 0; x < job->pixels; x += eights ? 8 : 7) tiles[job->planar][eights](job, x, outputs, stored);
+}
+
+// ---------------------------------------------------------------------------------------------
+// Weight gradient
+
+void winograd_errors_avx512vnni(const struct winograd_errors_job *job)
+{
+    const __m512i ones = _mm512_set1_epi8(1);
+    __m512i sums[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()}; // of e0 and of e1, by channel
+    const size_t row = (size_t)job->row_quads * 64;
+    const int8_t *quads = job->quads;
+    int8_t *mixed = job->mixed;
+    for (int pair = 0; pair < job->pairs; pair++, quads += 2 * row, mixed += 2 * row)
+        for (size_t x = 0; x < row; x += 64) {
+            const __m512i e0 = _mm512_loadu_si512(quads + x), e1 = _mm512_loadu_si512(quads + row + x);
+            sums[0] = _mm512_dpbusd_epi32(sums[0], ones, e0);
+            sums[1] = _mm512_dpbusd_epi32(sums[1], ones, e1);
+            _mm512_storeu_si512(mixed + x, _mm512_add_epi8(e0, e1));
+            _mm512_storeu_si512(mixed + row + x, _mm512_sub_epi8(e0, e1));
+        }
+    const __m512i offset = _mm512_set1_epi32(-WINOGRAD_OFFSET);
+    const __m512i all[4] = {sums[0], _mm512_add_epi32(sums[0], sums[1]), _mm512_sub_epi32(sums[0], sums[1]), sums[1]};
+    for (int k = 0; k < 4; k++) _mm512_storeu_si512(job->starts + k * BLOCK_CHANNELS, _mm512_mullo_epi32(all[k], offset));
+}
+
+// M of transformed row K, for 3 columns of the window.
+INLINE void gradient_sums(const struct winograd_gradient_job *job, __m512i sum[3][GRADIENT_CHANNELS], const int K)
+{
+    uint8_t order_bytes[64];
+    for (int i = 0; i < 64; i++) order_bytes[i] = (uint8_t)(i % 4 * 16 + i / 4);
+    const __m512i order = _mm512_loadu_si512(order_bytes); // 4 pixels x 16 channels -> 16 channels x 4 pixels
+#pragma GCC unroll 8
+    for (int c = 0; c < GRADIENT_CHANNELS; c++) sum[0][c] = sum[1][c] = sum[2][c] = _mm512_set1_epi32(job->starts[K * BLOCK_CHANNELS + c]);
+    const int8_t *errors = (K == 0 || K == 3 ? job->quads : job->mixed) + (K >= 2 ? job->row_quads * 64 : 0);
+    const uint8_t *row = job->rows + K * job->pitch;
+    for (int pair = 0; pair < job->pairs; pair++, errors += job->row_quads * 64, row += 4 * job->pitch) {
+        const uint8_t *pixels = row;
+        for (int x = 0; x < job->row_quads; x++, errors += 64, pixels += 64) {
+            __m512i a[3];
+#pragma GCC unroll 3
+            for (int t = 0; t < 3; t++) a[t] = _mm512_permutexvar_epi8(order, _mm512_loadu_si512(pixels + t * BLOCK_CHANNELS));
+#pragma GCC unroll 8
+            for (int c = 0; c < GRADIENT_CHANNELS; c++) {
+                const __m512i e = broadcast_4((const uint8_t *)errors + 4 * c);
+#pragma GCC unroll 3
+                for (int t = 0; t < 3; t++) sum[t][c] = _mm512_dpbusd_epi32(sum[t][c], a[t], e);
+            }
+        }
+    }
+}
+
+// Row `row` of the window: totals += P * scale of 3 columns and 8 output channels.
+INLINE void add_row(const struct winograd_gradient_job *job, int row, __m512i sum[3][GRADIENT_CHANNELS], float *totals)
+{
+    const __m512 in_scales = _mm512_loadu_ps(job->in_scales);
+#pragma GCC unroll 8
+    for (int c = 0; c < GRADIENT_CHANNELS; c++) {
+        const __m512 scale = _mm512_mul_ps(in_scales, _mm512_set1_ps(job->out_scales[c]));
+#pragma GCC unroll 3
+        for (int t = 0; t < 3; t++) {
+            float *to = totals + ((3 * row + t) * GRADIENT_CHANNELS + c) * BLOCK_CHANNELS;
+            _mm512_storeu_ps(to, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[t][c]), scale, _mm512_loadu_ps(to)));
+        }
+    }
+}
+
+typedef int32_t stored_sums[3][GRADIENT_CHANNELS][BLOCK_CHANNELS];
+
+// M1, for the rows to come.
+static void __attribute__((noinline)) gradient_first_avx512vnni(const struct winograd_gradient_job *job, stored_sums stored)
+{
+    __m512i sum[3][GRADIENT_CHANNELS];
+    gradient_sums(job, sum, 1);
+#pragma GCC unroll 3
+    for (int t = 0; t < 3; t++)
+#pragma GCC unroll 8
+        for (int c = 0; c < GRADIENT_CHANNELS; c++) _mm512_store_si512(stored[t][c], sum[t][c]);
+}
+
+// M2: row 1 of the window, and (M1 + M2) / 2 for the others.
+static void __attribute__((noinline)) gradient_middle_avx512vnni(const struct winograd_gradient_job *job, stored_sums stored, float *totals)
+{
+    __m512i sum[3][GRADIENT_CHANNELS];
+    gradient_sums(job, sum, 2);
+#pragma GCC unroll 3
+    for (int t = 0; t < 3; t++)
+#pragma GCC unroll 8
+        for (int c = 0; c < GRADIENT_CHANNELS; c++) {
+            const __m512i m1 = _mm512_load_si512(stored[t][c]), m2 = sum[t][c];
+            _mm512_store_si512(stored[t][c], _mm512_srai_epi32(_mm512_add_epi32(m1, m2), 1));
+            sum[t][c] = _mm512_srai_epi32(_mm512_sub_epi32(m1, m2), 1);
+        }
+    add_row(job, 1, sum, totals);
+}
+
+// M0 or M3: row 0 or 2 of the window.
+INLINE void gradient_outer(const struct winograd_gradient_job *job, stored_sums stored, float *totals, const int K)
+{
+    __m512i sum[3][GRADIENT_CHANNELS];
+    gradient_sums(job, sum, K);
+#pragma GCC unroll 3
+    for (int t = 0; t < 3; t++)
+#pragma GCC unroll 8
+        for (int c = 0; c < GRADIENT_CHANNELS; c++) sum[t][c] = _mm512_add_epi32(sum[t][c], _mm512_load_si512(stored[t][c]));
+    add_row(job, K == 0 ? 0 : 2, sum, totals);
+}
+
+static void __attribute__((noinline)) gradient_upper_avx512vnni(const struct winograd_gradient_job *job, stored_sums stored, float *totals)
+{
+    gradient_outer(job, stored, totals, 0);
+}
+
+static void __attribute__((noinline)) gradient_lower_avx512vnni(const struct winograd_gradient_job *job, stored_sums stored, float *totals)
+{
+    gradient_outer(job, stored, totals, 3);
+}
+
+void winograd_gradient_avx512vnni(const struct winograd_gradient_job *job, float *totals)
+{
+    stored_sums stored __attribute__((aligned(64)));
+    struct winograd_gradient_job one = *job;
+    for (int n = 0; n < job->images; n++, winograd_next_image(&one)) {
+        gradient_first_avx512vnni(&one, stored);
+        gradient_middle_avx512vnni(&one, stored, totals);
+        gradient_upper_avx512vnni(&one, stored, totals);
+        gradient_lower_avx512vnni(&one, stored, totals);
+    }
 }
