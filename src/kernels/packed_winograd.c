@@ -4,7 +4,7 @@
 #include "base/memory.h"
 #include "kernels/packed_internal.h"
 
-#define BAND_BYTES ((size_t)8 << 10) // of transformed rows: a quarter of the first cache, which what is fetched ahead shares
+#define BAND_BYTES ((size_t)24 << 10) // of transformed rows: they stay in the first cache, most of them
 #define MOST_CHANNELS 8192            // of a group: its sums are below 2^31 by far, the offsets' part included
 
 // Sums of two rows of the input and of three of the window must fit a byte.
