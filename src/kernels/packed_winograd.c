@@ -131,7 +131,7 @@ void winograd_transform(const struct packed_convolution *packed, const struct pa
 // ---------------------------------------------------------------------------------------------
 // Weight gradient
 
-#define LEAST_QUADS 8           // of an image; with less, the kernels for small maps are faster
+#define LEAST_QUADS 8           // of an image; with less, what is done once an image costs more than it saves
 #define LARGEST_SUM (1LL << 31) // of M in struct winograd_gradient_job
 
 bool winograd_gradient_fits(const struct packed_convolution *packed)
@@ -206,12 +206,13 @@ void winograd_gradient_tile(const struct packed_convolution *packed, int image, 
                             const struct packed_scratch *scratch, float *totals)
 {
     const struct packed_map *a = &packed->activations, *e = &packed->errors;
-    const size_t blocks = output_blocks(packed), to = (size_t)(out / BLOCK_CHANNELS - first_out / BLOCK_CHANNELS), channel = (size_t)out % BLOCK_CHANNELS;
-    const size_t quads_image = (size_t)e->blocks * e->quads_block;
+    const size_t blocks = output_blocks(packed), quads_image = (size_t)e->blocks * e->quads_block;
+    const size_t out_block = (size_t)(out / BLOCK_CHANNELS), to = out_block - (size_t)(first_out / BLOCK_CHANNELS);
+    const size_t channel = (size_t)(out % BLOCK_CHANNELS);
     const struct winograd_gradient_job job = {
         .images = images, .pairs = e->height / 2, .row_quads = e->row_quads, .pitch = packed->gradient.pitch,
         .rows = scratch->rows, .image_rows = image_row_bytes(packed),
-        .quads = e->quads + (size_t)image * quads_image + (size_t)(out / BLOCK_CHANNELS) * e->quads_block + channel * 4, .image_quads = quads_image,
+        .quads = e->quads + (size_t)image * quads_image + out_block * e->quads_block + channel * 4, .image_quads = quads_image,
         .mixed = scratch->mixed + to * e->quads_block + channel * 4, .image_mixed = blocks * e->quads_block,
         .starts = scratch->starts + to * 4 * BLOCK_CHANNELS + channel, .image_starts = blocks * 4 * BLOCK_CHANNELS,
         .in_scales = a->plane_scales + ((size_t)image * (size_t)a->blocks + (size_t)block) * BLOCK_CHANNELS,

@@ -102,7 +102,8 @@ INLINE void add_columns(const uint8_t *row, const int8_t *weights, __m512i sums[
 }
 
 // sums[2][8] of a group: m1 and m2 first, to which the other two rows add when they have become their sum and their difference.
-INLINE void sum_group(const struct winograd_job *job, int group, const uint8_t *rows, const int8_t *weights, __m512i sums[2][8], const int PIXELS)
+INLINE void sum_group(const struct winograd_job *job, int group, const uint8_t *rows, const int8_t *weights, __m512i sums[2][8],
+                      const int PIXELS)
 {
     const size_t pitch = job->pitch, row_weights = WINOGRAD_COLUMNS * 64;
     const int8_t *w = weights;
@@ -132,7 +133,8 @@ INLINE void sum_group(const struct winograd_job *job, int group, const uint8_t *
 }
 
 // 2 x PIXELS outputs from pixel `first` on. The fp32 totals are in the first cache: all registers are left to the integer sums.
-INLINE void blocked_tile(const struct winograd_job *job, int first, float *const outputs[2], float stored[2][8][BLOCK_CHANNELS], const int PIXELS)
+INLINE void blocked_tile(const struct winograd_job *job, int first, float *const outputs[2], float stored[2][8][BLOCK_CHANNELS],
+                         const int PIXELS)
 {
     const uint8_t *rows = job->rows + (size_t)first * BLOCK_CHANNELS;
     const int8_t *weights = job->weights;
