@@ -314,9 +314,7 @@ INLINE __m512i load_pixels(const uint8_t *from, size_t pixel_bytes, __m512i orde
 INLINE void gradient_sums(const struct gradient_job *job, const size_t *offsets, __m512i sum[GRADIENT_TAPS][GRADIENT_CHANNELS],
                           const int TAPS, const size_t pixel_bytes)
 {
-    uint8_t order_bytes[64];
-    for (int i = 0; i < 64; i++) order_bytes[i] = (uint8_t)(i % 4 * 16 + i / 4);
-    const __m512i order = _mm512_loadu_si512(order_bytes);
+    const __m512i order = order_of_pixels();
 #pragma GCC unroll 8
     for (int c = 0; c < GRADIENT_CHANNELS; c++) {
         __m512i begin = job->corrections ? _mm512_set1_epi32(-job->corrections[c]) : _mm512_setzero_si512();
@@ -380,9 +378,7 @@ INLINE void gradient_tile(const struct gradient_job *job, int tap, const float *
 // Maps of so few quads that the pixels of three taps stay in registers beside the totals of some output channels, over all images.
 INLINE void gradient_small_tile(const struct gradient_job *job, const size_t *offsets, int channel, float *totals, const int QUADS)
 {
-    uint8_t order_bytes[64];
-    for (int i = 0; i < 64; i++) order_bytes[i] = (uint8_t)(i % 4 * 16 + i / 4);
-    const __m512i order = _mm512_loadu_si512(order_bytes);
+    const __m512i order = order_of_pixels();
     struct gradient_job one = *job;
     __m512 total[3][SMALL_CHANNELS];
 #pragma GCC unroll 3

@@ -153,15 +153,39 @@ static struct gradient_job job_of(const struct packed_convolution *packed, const
                                  .image_in_scales = (size_t)a->blocks * BLOCK_CHANNELS, .image_out_scales = (size_t)e->blocks * BLOCK_CHANNELS};
 }
 
+// The tiles of a task, job->images images from `image`, into totals or, where all images are one group, into sums.
+static void gradient_of_images(const struct packed_convolution *packed, const struct tile_range *t, int image, const struct packed_scratch *scratch,
+                               struct fetch *fetch, int32_t corrections[GRADIENT_CHANNELS], struct gradient_job *job)
+{
+    const struct kernel_set *kernels = packed->request.kernels;
+    const bool winograd = packed->gradient.winograd;
+    const int first_out = t->first_tile * GRADIENT_CHANNELS;
+    size_t at = 0;
+    if (winograd) winograd_gradient_errors(packed, image, job->images, first_out, t->end_tile * GRADIENT_CHANNELS, scratch);
+    for (int block = t->first_block; block < t->end_block; block++) {
+        if (winograd) winograd_gradient_rows(packed, image, job->images, block, scratch);
+        for (int out = first_out; out < t->end_tile * GRADIENT_CHANNELS; out += GRADIENT_CHANNELS, at += tile_floats(packed)) {
+            fetch_some(fetch, false);
+            if (winograd) {
+                winograd_gradient_tile(packed, image, job->images, block, first_out, out, scratch, scratch->totals + at);
+                continue;
+            }
+            aim(packed, image, block, out, corrections, job);
+            if (scratch->sums)
+                kernels->gradient_images_sums(job, scratch->sums + at);
+            else
+                kernels->gradient_images(job, scratch->totals + at);
+        }
+    }
+}
+
 static void gradient_task(void *context, int task, int thread)
 {
     const struct gradient_work *work = context;
     struct packed_convolution *packed = work->packed;
     const struct tile_range t = tiles_of(packed, task);
-    size_t size = tile_floats(packed), all = (size_t)(t.end_block - t.first_block) * (size_t)(t.end_tile - t.first_tile) * size;
     const struct packed_scratch scratch = packed_scratch_of(packed, thread);
-    const bool winograd = packed->gradient.winograd;
-    const int first_out = t.first_tile * GRADIENT_CHANNELS;
+    size_t size = tile_floats(packed), all = (size_t)(t.end_block - t.first_block) * (size_t)(t.end_tile - t.first_tile) * size;
     float *totals = scratch.totals;
     int64_t *wide = scratch.sums;
     int32_t corrections[GRADIENT_CHANNELS];
@@ -172,21 +196,7 @@ static void gradient_task(void *context, int task, int thread)
         job.images = minimum(packed->gradient.images, work->images - image);
         int next = image + job.images;
         struct fetch fetch = plan_fetch(packed, &t, next, minimum(packed->gradient.images, work->images - next));
-        size_t at = 0;
-        if (winograd) winograd_gradient_errors(packed, image, job.images, first_out, t.end_tile * GRADIENT_CHANNELS, &scratch);
-        for (int block = t.first_block; block < t.end_block; block++) {
-            if (winograd) winograd_gradient_rows(packed, image, job.images, block, &scratch);
-            for (int tile = t.first_tile; tile < t.end_tile; tile++, at += size) {
-                fetch_some(&fetch, false);
-                if (!winograd) aim(packed, image, block, tile * GRADIENT_CHANNELS, corrections, &job);
-                if (winograd)
-                    winograd_gradient_tile(packed, image, job.images, block, first_out, tile * GRADIENT_CHANNELS, &scratch, totals + at);
-                else if (wide)
-                    packed->request.kernels->gradient_images_sums(&job, wide + at);
-                else
-                    packed->request.kernels->gradient_images(&job, totals + at);
-            }
-        }
+        gradient_of_images(packed, &t, image, &scratch, &fetch, corrections, &job);
     }
     for (int block = t.first_block; block < t.end_block; block++)
         for (int tile = t.first_tile; tile < t.end_tile; tile++, totals += size) {

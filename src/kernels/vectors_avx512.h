@@ -20,6 +20,14 @@ INLINE __m512i broadcast_4(const uint8_t *from)
     return _mm512_set1_epi32(four);
 }
 
+// For _mm512_permutexvar_epi8: 4 pixels x 16 channels -> 16 channels x 4 pixels.
+INLINE __m512i order_of_pixels(void)
+{
+    uint8_t bytes[64];
+    for (int i = 0; i < 64; i++) bytes[i] = (uint8_t)(i % 4 * 16 + i / 4);
+    return _mm512_loadu_si512(bytes);
+}
+
 // 16 outputs: = or += factor * total.
 INLINE void store_outputs(float *to, __m512 total, float factor, bool accumulate)
 {

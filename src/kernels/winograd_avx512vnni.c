@@ -207,9 +207,7 @@ void winograd_errors_avx512vnni(const struct winograd_errors_job *job)
 // M of transformed row K, for 3 columns of the window.
 INLINE void gradient_sums(const struct winograd_gradient_job *job, __m512i sum[3][GRADIENT_CHANNELS], const int K)
 {
-    uint8_t order_bytes[64];
-    for (int i = 0; i < 64; i++) order_bytes[i] = (uint8_t)(i % 4 * 16 + i / 4);
-    const __m512i order = _mm512_loadu_si512(order_bytes); // 4 pixels x 16 channels -> 16 channels x 4 pixels
+    const __m512i order = order_of_pixels();
 #pragma GCC unroll 8
     for (int c = 0; c < GRADIENT_CHANNELS; c++) sum[0][c] = sum[1][c] = sum[2][c] = _mm512_set1_epi32(job->starts[K * BLOCK_CHANNELS + c]);
     const int8_t *errors = (K == 0 || K == 3 ? job->quads : job->mixed) + (K >= 2 ? job->row_quads * 64 : 0);
