@@ -429,8 +429,10 @@ static void lap_layer(struct network *network, const struct layer *layer, enum p
     size_t values = shape_size(layer->output_shape);
     for (int i = 0; i < layer->input_count; i++) values += shape_size(layer_input_shape(layer, i));
     if (part == PART_BACKWARD) values += shape_size(layer->output_shape);
-    // [convolutional] gives all that it does to parts of its own; backward may have been done by the layer above.
-    bool nothing = strcmp(layer->type->name, "convolutional") == 0 || (part == PART_BACKWARD && layer->delta_seen);
+    // [convolutional] gives all that it does to parts of its own; others may have been done by the layer below or, backward, above.
+    const struct layer *first = layer->input_count > 0 ? layer->inputs[0] : NULL;
+    bool followed = first && first->output_followed && first->output_follower == layer;
+    bool nothing = strcmp(layer->type->name, "convolutional") == 0 || (part == PART_BACKWARD ? layer->delta_seen : followed);
     profile_lap(network->profile, layer->index, part, 0, nothing ? 0 : 4.0 * (double)values * network->max_images, false);
 }
 
