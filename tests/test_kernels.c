@@ -74,6 +74,25 @@ static void from_blocked(const float *map, const int dims[4], float *planar)
         blocked_to_planar(map + n * stored, dims[1], pixels, planar + n * (size_t)dims[1] * pixels);
 }
 
+// What is not for training keeps the bytes of the images at work only.
+static void check_inference(struct packed_request request, struct thread_pool *pool, const float *w, const struct packed_input *activations,
+                            float *out_map, const float *expected)
+{
+    struct error error;
+    const struct convolution_shape *s = &request.shape;
+    const int output[4] = {s->images, s->out_channels, s->out_height, s->out_width};
+    float *found = memory_allocate(volume(output), sizeof(float), NULL);
+    request.for_training = false;
+    struct packed_convolution *packed = packed_create(&request, &error);
+    assert_non_null(packed);
+    assert_true(packed_quantize_weights(packed, pool, w, TENSOR_KEY, false, &error));
+    assert_true(packed_forward(packed, pool, s->images, activations, false, out_map, (struct image_done){0}, &error));
+    from_blocked(out_map, output, found);
+    assert_same("forward, not for training", expected, found, volume(output));
+    packed_destroy(packed);
+    memory_release(found);
+}
+
 static void check_case(const struct kernel_set *set, const struct test_case *test, uint64_t key, int threads)
 {
     const struct convolution_shape *s = &test->shape;
@@ -109,6 +128,7 @@ static void check_case(const struct kernel_set *set, const struct test_case *tes
     assert_true(packed_forward(packed, pool, s->images, &activations, false, out_map, nothing, &error));
     from_blocked(out_map, output, found);
     assert_same("forward", expected, found, volume(output));
+    check_inference(request, pool, w, &activations, out_map, expected);
     mls_convolution_input_error(s, &qw, &qe, expected);
     float *added = memory_allocate(volume(input), sizeof(float), NULL);
     for (size_t i = 0; i < volume(input); i++) added[i] = (float)(i % 7) + expected[i];

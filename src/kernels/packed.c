@@ -75,14 +75,14 @@ static size_t weight_bytes(const struct packed_convolution *packed)
 
 size_t packed_workspace_bytes(const struct packed_convolution *packed)
 {
-    const struct packed_map *map = packed->request.for_training ? &packed->errors : &packed->activations;
+    const struct packed_map *map = &packed->errors;
     size_t bytes = map->pixels_size + map->planes_size + map->quads_size, weights = 2 * weight_bytes(packed);
     return bytes > weights ? bytes : weights;
 }
 
 void packed_use_workspace(struct packed_convolution *packed, void *workspace)
 {
-    struct packed_map *map = packed->request.for_training ? &packed->errors : &packed->activations;
+    struct packed_map *map = &packed->errors;
     uint8_t *bytes = workspace;
     map->shared = true;
     packed->weight_codes = workspace;
@@ -385,6 +385,7 @@ static bool create_all(struct packed_convolution *packed, struct error *error)
     if (!packed->depthwise && !create_weight_blocks(packed, error)) return false;
     if (!create_maps(packed, error) || !create_forward(packed, error)) return false;
     if (packed->request.for_training && (!create_backward(packed, error) || !create_gradient(packed, error))) return false;
+    packed->activations.passing = !packed->request.for_training;
     if (packed->request.for_training && !create_bytes(packed, &packed->activations, error)) return false;
     if (packed->request.shared_workspace) return true;
     packed->workspace = take(packed, packed_workspace_bytes(packed), 1, error);
@@ -446,15 +447,30 @@ struct packed_scratch packed_scratch_of(const struct packed_convolution *packed,
     return scratch;
 }
 
+// Bytes of the activations for each thread, where they are not kept.
+static bool create_passing(struct packed_convolution *packed, int threads, struct error *error)
+{
+    struct packed_map *map = &packed->activations;
+    size_t size = map_bytes(packed, (size_t)threads * (size_t)packed->forward.together * map->image_bytes);
+    memory_release(map->pixels);
+    memory_release(map->planes);
+    map->pixels = map->planes = NULL;
+    if (map->pixels_size) map->pixels_size = size;
+    if (map->planes_size) map->planes_size = size;
+    return create_bytes(packed, map, error);
+}
+
 bool packed_meet_pool(struct packed_convolution *packed, struct thread_pool *pool, struct error *error)
 {
     int threads = thread_pool_size(pool);
     if (packed->threads == threads) return true;
+    packed->threads = 0;
     memory_release(packed->scratch);
     gradient_plan(packed, threads);
     packed->scratch = memory_allocate((size_t)threads * scratch_floats(packed), sizeof(float), error);
-    packed->threads = packed->scratch ? threads : 0;
-    return packed->scratch != NULL;
+    if (!packed->scratch || (packed->activations.passing && !create_passing(packed, threads, error))) return false;
+    packed->threads = threads;
+    return true;
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -496,10 +512,8 @@ static void destroy_direction(struct direction *direction)
 void packed_destroy(struct packed_convolution *packed)
 {
     if (!packed) return;
-    if (packed->request.for_training) {
-        memory_release(packed->activations.pixels);
-        memory_release(packed->activations.planes);
-    }
+    memory_release(packed->activations.pixels);
+    memory_release(packed->activations.planes);
     memory_release(packed->workspace);
     destroy_map(&packed->activations);
     destroy_map(&packed->errors);

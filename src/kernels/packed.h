@@ -32,9 +32,8 @@ struct packed_request {
 struct packed_convolution *packed_create(const struct packed_request *request, struct error *error);
 void packed_destroy(struct packed_convolution *packed);
 size_t packed_memory(const struct packed_convolution *packed); // bytes
-// Memory that may serve several convolutions in turn: for codes of the weights, in use during packed_quantize_weights; for the
-// bytes of the errors, in use from packed_input_error to packed_weight_gradient, or if it is not for training for those of the
-// activations, in use during packed_forward. To be set before the first of these calls.
+// Memory that may serve several convolutions in turn: for codes of the weights, in use during packed_quantize_weights, and for the
+// bytes of the errors, in use from packed_input_error to packed_weight_gradient. To be set before the first of these calls.
 size_t packed_workspace_bytes(const struct packed_convolution *packed);
 void packed_use_workspace(struct packed_convolution *packed, void *workspace);
 

@@ -84,27 +84,25 @@ static size_t output_row(const struct direction *d, const struct phase *phase, i
     return ((size_t)(phase->first_y + row * phase->step) * (size_t)d->output_width + (size_t)phase->first_x) * BLOCK_CHANNELS;
 }
 
-// All outputs of one phase of one image, for one or two output blocks from `block`.
-static void convolve_rows(const struct convolve_work *work, const struct phase *phase, const struct convolve_job *job, int image, int block,
-                          struct fetch *fetch)
+// All outputs of one phase of one image, for one or two output blocks from `block`. bytes: those of the image.
+static void convolve_rows(const struct convolve_work *work, const struct phase *phase, const struct convolve_job *job, int image,
+                          const uint8_t *bytes, int block, struct fetch *fetch)
 {
     const struct direction *d = work->direction;
-    const struct packed_map *map = work->map;
-    // From one row of the map to the next, in bytes; an image has as many in either layout.
-    size_t row_bytes = d->planar ? (size_t)map->padded_width : map->row_bytes;
-    const uint8_t *input = (d->planar ? map->planes : map->pixels) + (size_t)image * map->image_bytes;
+    // From one row of the map to the next.
+    size_t row_bytes = d->planar ? (size_t)work->map->padded_width : work->map->row_bytes;
     for (int row = 0; row < phase->rows && phase->columns > 0; row++) {
         float *out = output_of(work, image, block) + output_row(d, phase, row);
         float *outputs[2] = {out, out + (size_t)d->output_height * (size_t)d->output_width * BLOCK_CHANNELS};
         fetch_some(fetch, true);
         if (row + 1 < phase->rows) fetch_row(outputs, job, phase->columns, (size_t)(phase->step * d->output_width) * BLOCK_CHANNELS);
-        work->packed->request.kernels->convolve_row(job, input + (size_t)(row * d->stride) * row_bytes, phase->columns, outputs);
+        work->packed->request.kernels->convolve_row(job, bytes + (size_t)(row * d->stride) * row_bytes, phase->columns, outputs);
     }
 }
 
-// The same of several images.
+// The same of several images. bytes: from those of the first one on.
 static void convolve_together(const struct convolve_work *work, const struct phase *phase, const struct convolve_job *job, int first, int end,
-                              int block)
+                              const uint8_t *bytes, int block)
 {
     const struct direction *d = work->direction;
     const struct packed_map *map = work->map;
@@ -119,7 +117,7 @@ static void convolve_together(const struct convolve_work *work, const struct pha
             for (int column = 0; column < phase->columns; column++, input += job->pixel_bytes, output += job->output_step)
                 pixels[count++] = (struct convolve_pixel){(int32_t)input, (int32_t)output, scales};
         }
-    work->packed->request.kernels->convolve_pixels(job, map->pixels + (size_t)first * map->image_bytes, pixels, count, outputs);
+    work->packed->request.kernels->convolve_pixels(job, bytes, pixels, count, outputs);
 }
 
 // Sg_1 * Sg_2 of the blocks of a job from `block`, [blocks][groups][16].
@@ -134,7 +132,7 @@ VECTORIZED static void set_scales(const struct convolve_work *work, int image, i
     }
 }
 
-static void convolve_images(const struct convolve_work *work, int first, int end, float *scales)
+static void convolve_images(const struct convolve_work *work, int first, int end, const uint8_t *bytes, float *scales)
 {
     const struct direction *d = work->direction;
     size_t of_block = (size_t)d->groups * BLOCK_CHANNELS;
@@ -148,9 +146,9 @@ static void convolve_images(const struct convolve_work *work, int first, int end
         for (int i = 0; i < d->phase_count; i++) {
             aim(work, &d->phases[i], block, &job);
             if (d->together > 1)
-                convolve_together(work, &d->phases[i], &job, first, end, block);
+                convolve_together(work, &d->phases[i], &job, first, end, bytes, block);
             else
-                convolve_rows(work, &d->phases[i], &job, first, block, &fetch);
+                convolve_rows(work, &d->phases[i], &job, first, bytes, block, &fetch);
         }
     }
 }
@@ -177,14 +175,14 @@ static void convolve_pairs(const struct convolve_work *work, int image, int bloc
 }
 
 // One image in bands of pairs of rows, so that what is transformed stays in the first cache for all blocks.
-static void convolve_winograd(const struct convolve_work *work, int image, const struct packed_scratch *scratch)
+static void convolve_winograd(const struct convolve_work *work, int image, const uint8_t *bytes, const struct packed_scratch *scratch)
 {
     const struct direction *d = work->direction;
     int pairs = d->output_height / 2;
     struct fetch fetch = fetch_plan(work, image, pairs * d->output_blocks);
     for (int pair = 0, end; pair < pairs; pair = end) {
         end = minimum(pair + d->winograd.band, pairs);
-        winograd_transform(work->packed, work->map, d, image, pair, end - pair, scratch->rows);
+        winograd_transform(work->packed, work->map, d, bytes, pair, end - pair, scratch->rows);
         for (int block = 0; block < d->output_blocks; block++) {
             set_scales(work, image, block, 1, scratch->scales);
             convolve_pairs(work, image, block, pair, end, scratch, &fetch);
@@ -198,14 +196,16 @@ static void convolve_task(void *context, int task, int thread)
     const struct direction *d = work->direction;
     const struct packed_scratch scratch = packed_scratch_of(work->packed, thread);
     int first = task * d->together, end = minimum(first + d->together, work->images);
-    for (int image = first; image < end; image++) map_quantization_image(work->quantization, image);
+    int place = work->map->passing ? thread * d->together : first; // of the bytes of the first image
+    for (int image = first; image < end; image++) map_quantization_image(work->quantization, image, place + image - first);
     if (!work->output) return;
+    const uint8_t *bytes = (d->planar ? work->map->planes : work->map->pixels) + (size_t)place * work->map->image_bytes;
     if (work->packed->depthwise)
-        depthwise_convolve_image(work->packed, d, work->map, first, work->factor, work->output, work->accumulate);
+        depthwise_convolve_image(work->packed, d, work->map, first, bytes, work->factor, work->output, work->accumulate);
     else if (d->winograd.weights)
-        convolve_winograd(work, first, &scratch);
+        convolve_winograd(work, first, bytes, &scratch);
     else
-        convolve_images(work, first, end, scratch.scales);
+        convolve_images(work, first, end, bytes, scratch.scales);
     for (int image = first; work->done.function && image < end; image++) work->done.function(work->done.context, image);
 }
 

@@ -129,7 +129,7 @@ static void convolve_phase(const struct packed_convolution *packed, const struct
 }
 
 void depthwise_convolve_image(const struct packed_convolution *packed, const struct direction *direction, const struct packed_map *map,
-                              int image, float factor, float *output, bool accumulate)
+                              int image, const uint8_t *bytes, float factor, float *output, bool accumulate)
 {
     size_t plane = (size_t)direction->output_height * (size_t)direction->output_width * BLOCK_CHANNELS;
     float scales[BLOCK_CHANNELS];
@@ -141,7 +141,7 @@ void depthwise_convolve_image(const struct packed_convolution *packed, const str
         for (int i = 0; i < BLOCK_CHANNELS; i++)
             scales[i] = map->plane_scales[number * BLOCK_CHANNELS + (size_t)i] * direction->weight_scales[block * BLOCK_CHANNELS + i];
         for (int k = 0; k < direction->phase_count; k++)
-            convolve_phase(packed, direction, &direction->phases[k], map, &job, block, map->pixels + number * map->block_bytes,
+            convolve_phase(packed, direction, &direction->phases[k], map, &job, block, bytes + (size_t)block * map->block_bytes,
                            output + number * plane);
     }
 }

@@ -14,6 +14,7 @@ struct packed_map {
     size_t row_bytes, block_bytes, image_bytes;
     int zero_point;
     bool shared;             // other convolutions write to the same memory: the halo is written with each image
+    bool passing;            // bytes are kept of the images at work only, those of a task for each thread
     uint8_t *pixels;         // blocks of channels; NULL if nobody reads them
     uint8_t *planes;         // [image][blocks * 16][padded_height][padded_width]; NULL if nobody reads them
     size_t pixels_size, planes_size, quads_size; // bytes of each, 0 if nobody reads it
@@ -142,7 +143,7 @@ bool depthwise_finish_phase(struct packed_convolution *packed, const struct dire
 bool depthwise_quantize_weights(struct packed_convolution *packed, const float *weights, const struct quantizer *quantizer,
                                 uint64_t tensor_key, struct error *error);
 void depthwise_convolve_image(const struct packed_convolution *packed, const struct direction *direction, const struct packed_map *map,
-                              int image, float factor, float *output, bool accumulate);
+                              int image, const uint8_t *bytes, float factor, float *output, bool accumulate);
 void depthwise_gradient_task(void *context, int block, int thread); // context: struct gradient_work
 
 // Winograd's way (packed_winograd.c): taken where it fits, once the direction has its phases.
@@ -154,9 +155,9 @@ static inline size_t winograd_weights_block(const struct direction *direction)
     return (size_t)direction->total_quads * 4 * (size_t)direction->winograd.columns * 64;
 }
 void winograd_pack_block(const struct direction *direction, int block); // from the weights of the phase
-// The rows for `pairs` pairs of output rows of one image from row 2 * first on.
-void winograd_transform(const struct packed_convolution *packed, const struct packed_map *map, const struct direction *direction, int image,
-                        int first, int pairs, uint8_t *rows);
+// The rows for `pairs` pairs of output rows of one image, whose bytes are given, from row 2 * first on.
+void winograd_transform(const struct packed_convolution *packed, const struct packed_map *map, const struct direction *direction,
+                        const uint8_t *bytes, int first, int pairs, uint8_t *rows);
 
 // The same for the weight gradient: whether it is taken, for the plan; the scratch that it needs, in bytes.
 bool winograd_gradient_fits(const struct packed_convolution *packed);
@@ -201,7 +202,7 @@ struct map_quantization {
     atomic_bool failed;          // a value was not finite
 };
 bool map_quantization_begin(struct map_quantization *q, struct thread_pool *pool, int images, struct error *error);
-void map_quantization_image(struct map_quantization *q, int image);
+void map_quantization_image(struct map_quantization *q, int image, int place); // its bytes take the place of image `place`
 // false with a message where a value was not finite.
 bool map_quantization_end(const struct map_quantization *q, struct error *error);
 

@@ -136,10 +136,10 @@ bool map_quantization_end(const struct map_quantization *q, struct error *error)
     return !q->failed || error_set(error, "%s to quantize: not a finite number", q->map == &q->packed->errors ? "the errors" : "the activations");
 }
 
-// Where a block of an image goes.
-static void set_targets(const struct packed_map *map, int image, int block, struct quantize_job *job)
+// Where a block of the image goes whose bytes are the ones at `place`.
+static void set_targets(const struct packed_map *map, int place, int block, struct quantize_job *job)
 {
-    size_t number = (size_t)image * (size_t)map->blocks + (size_t)block;
+    size_t number = (size_t)place * (size_t)map->blocks + (size_t)block;
     job->plane_bytes = map->plane_bytes;
     job->plane_pitch = map->padded_width;
     if (map->planes)
@@ -166,9 +166,9 @@ static void fill_halo(const struct packed_map *map, uint8_t *plane, size_t pixel
 
 #define FILL_WHOLE ((size_t)32 << 10) // bytes of a block that stay in the first cache: to fill all of it is less work than around its inside
 
-static void fill_halos(const struct packed_map *map, int image, int block)
+static void fill_halos(const struct packed_map *map, int place, int block)
 {
-    size_t number = (size_t)image * (size_t)map->blocks + (size_t)block;
+    size_t number = (size_t)place * (size_t)map->blocks + (size_t)block;
     if (map->block_bytes <= FILL_WHOLE) {
         if (map->pixels) memset(map->pixels + number * map->block_bytes, map->zero_point, map->block_bytes);
         if (map->planes) memset(map->planes + number * map->block_bytes, map->zero_point, map->block_bytes);
@@ -179,7 +179,7 @@ static void fill_halos(const struct packed_map *map, int image, int block)
         fill_halo(map, map->planes + (number * BLOCK_CHANNELS + c) * map->plane_bytes, 1);
 }
 
-static void quantize_block_of_image(const struct map_quantization *q, int image, int block)
+static void quantize_block_of_image(const struct map_quantization *q, int image, int place, int block)
 {
     const struct packed_map *map = q->map;
     int first = block * BLOCK_CHANNELS;
@@ -196,11 +196,11 @@ static void quantize_block_of_image(const struct map_quantization *q, int image,
         job.first_keys[c] = keys.first;
         job.second_keys[c] = keys.second;
     }
-    set_targets(map, image, block, &job);
+    set_targets(map, place, block, &job);
     q->packed->request.kernels->quantize_block(&job);
 }
 
-void map_quantization_image(struct map_quantization *q, int image)
+void map_quantization_image(struct map_quantization *q, int image, int place)
 {
     const struct packed_map *map = q->map;
     if (q->by_image) {
@@ -209,8 +209,8 @@ void map_quantization_image(struct map_quantization *q, int image)
         set_scales(q, image * map->grouping.blocks[1], map->grouping.blocks[1]);
     }
     for (int block = 0; block < map->blocks; block++) {
-        if (map->shared) fill_halos(map, image, block);
-        quantize_block_of_image(q, image, block);
+        if (map->shared) fill_halos(map, place, block);
+        quantize_block_of_image(q, image, place, block);
     }
 }
 

@@ -115,16 +115,15 @@ void winograd_pack_block(const struct direction *d, int block)
 // ---------------------------------------------------------------------------------------------
 // Input
 
-void winograd_transform(const struct packed_convolution *packed, const struct packed_map *map, const struct direction *d, int image, int first,
-                        int pairs, uint8_t *rows)
+void winograd_transform(const struct packed_convolution *packed, const struct packed_map *map, const struct direction *d,
+                        const uint8_t *bytes, int first, int pairs, uint8_t *rows)
 {
     const struct phase *phase = d->phases;
     const struct winograd *w = &d->winograd;
     struct winograd_input_job job = {.lines = w->lines, .pairs = pairs, .pitch = w->pitch, .rows = rows,
                                      .line_bytes = d->planar ? map->plane_bytes : map->block_bytes,
                                      .row_bytes = d->planar ? (size_t)map->padded_width : map->row_bytes};
-    job.input = (d->planar ? map->planes : map->pixels) + (size_t)image * map->image_bytes;
-    job.input += (size_t)phase->tap_offsets[from_the_bottom(d) ? 2 * w->columns : 0] + 2 * (size_t)first * job.row_bytes;
+    job.input = bytes + (size_t)phase->tap_offsets[from_the_bottom(d) ? 2 * w->columns : 0] + 2 * (size_t)first * job.row_bytes;
     packed->request.kernels->winograd_input(&job);
 }
 
