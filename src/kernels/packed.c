@@ -76,7 +76,7 @@ static size_t weight_bytes(const struct packed_convolution *packed)
 size_t packed_workspace_bytes(const struct packed_convolution *packed)
 {
     const struct packed_map *map = &packed->errors;
-    size_t bytes = map->pixels_size + map->planes_size + map->quads_size, weights = 2 * weight_bytes(packed);
+    size_t bytes = (map->passing ? 0 : map->pixels_size) + map->quads_size, weights = 2 * weight_bytes(packed);
     return bytes > weights ? bytes : weights;
 }
 
@@ -84,12 +84,12 @@ void packed_use_workspace(struct packed_convolution *packed, void *workspace)
 {
     struct packed_map *map = &packed->errors;
     uint8_t *bytes = workspace;
-    map->shared = true;
     packed->weight_codes = workspace;
     packed->weight_planes = packed->weight_codes + weight_bytes(packed);
-    if (map->pixels_size) map->pixels = bytes;
-    if (map->planes_size) map->planes = bytes + map->pixels_size;
-    if (map->quads_size) map->quads = (int8_t *)bytes + map->pixels_size + map->planes_size;
+    if (map->quads_size) map->quads = (int8_t *)bytes;
+    if (map->passing || !map->pixels_size) return;
+    map->pixels = bytes + map->quads_size;
+    map->shared = true;
 }
 
 static bool create_map(struct packed_convolution *packed, struct packed_map *map, const int dims[4], const int halo[4],
@@ -386,6 +386,7 @@ static bool create_all(struct packed_convolution *packed, struct error *error)
     if (!create_maps(packed, error) || !create_forward(packed, error)) return false;
     if (packed->request.for_training && (!create_backward(packed, error) || !create_gradient(packed, error))) return false;
     packed->activations.passing = !packed->request.for_training;
+    packed->errors.passing = !packed->depthwise; // whose weight gradient reads the same bytes
     if (packed->request.for_training && !create_bytes(packed, &packed->activations, error)) return false;
     if (packed->request.shared_workspace) return true;
     packed->workspace = take(packed, packed_workspace_bytes(packed), 1, error);
@@ -447,11 +448,11 @@ struct packed_scratch packed_scratch_of(const struct packed_convolution *packed,
     return scratch;
 }
 
-// Bytes of the activations for each thread, where they are not kept.
-static bool create_passing(struct packed_convolution *packed, int threads, struct error *error)
+// Bytes of the images at work, for each thread.
+static bool create_passing(struct packed_convolution *packed, struct packed_map *map, int threads, int together, struct error *error)
 {
-    struct packed_map *map = &packed->activations;
-    size_t size = map_bytes(packed, (size_t)threads * (size_t)packed->forward.together * map->image_bytes);
+    if (!map->passing) return true;
+    size_t size = map_bytes(packed, (size_t)threads * (size_t)together * map->image_bytes);
     memory_release(map->pixels);
     memory_release(map->planes);
     map->pixels = map->planes = NULL;
@@ -468,7 +469,9 @@ bool packed_meet_pool(struct packed_convolution *packed, struct thread_pool *poo
     memory_release(packed->scratch);
     gradient_plan(packed, threads);
     packed->scratch = memory_allocate((size_t)threads * scratch_floats(packed), sizeof(float), error);
-    if (!packed->scratch || (packed->activations.passing && !create_passing(packed, threads, error))) return false;
+    if (!packed->scratch || !create_passing(packed, &packed->activations, threads, packed->forward.together, error) ||
+        !create_passing(packed, &packed->errors, threads, packed->backward.together, error))
+        return false;
     packed->threads = threads;
     return true;
 }
@@ -514,6 +517,8 @@ void packed_destroy(struct packed_convolution *packed)
     if (!packed) return;
     memory_release(packed->activations.pixels);
     memory_release(packed->activations.planes);
+    if (packed->errors.passing) memory_release(packed->errors.pixels);
+    memory_release(packed->errors.planes);
     memory_release(packed->workspace);
     destroy_map(&packed->activations);
     destroy_map(&packed->errors);

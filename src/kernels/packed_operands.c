@@ -136,8 +136,8 @@ bool map_quantization_end(const struct map_quantization *q, struct error *error)
     return !q->failed || error_set(error, "%s to quantize: not a finite number", q->map == &q->packed->errors ? "the errors" : "the activations");
 }
 
-// Where a block of the image goes whose bytes are the ones at `place`.
-static void set_targets(const struct packed_map *map, int place, int block, struct quantize_job *job)
+// Where a block of an image goes.
+static void set_targets(const struct packed_map *map, int image, int place, int block, struct quantize_job *job)
 {
     size_t number = (size_t)place * (size_t)map->blocks + (size_t)block;
     job->plane_bytes = map->plane_bytes;
@@ -148,35 +148,25 @@ static void set_targets(const struct packed_map *map, int place, int block, stru
     if (map->pixels)
         job->pixels = map->pixels + number * map->block_bytes + (size_t)map->top * map->row_bytes + (size_t)map->left * BLOCK_CHANNELS;
     job->row_quads = map->row_quads;
-    if (map->quads) job->quads = map->quads + number * map->quads_block;
-}
-
-// One plane of `pixel` bytes a pixel, from its first byte: all but the inside.
-static void fill_halo(const struct packed_map *map, uint8_t *plane, size_t pixel)
-{
-    size_t row = (size_t)map->padded_width * pixel, inside = (size_t)map->width * pixel, gap = row - inside;
-    size_t before = (size_t)map->top * row + (size_t)map->left * pixel, size = (size_t)map->padded_height * row;
-    uint8_t *to = plane + before + inside;
-    memset(plane, map->zero_point, before);
-    // What is right of a row and left of the next one lies side by side: a few bytes, not worth a call.
-    for (int y = 1; y < map->height; y++, to += row)
-        for (size_t i = 0; i < gap; i++) to[i] = (uint8_t)map->zero_point;
-    memset(to, map->zero_point, size - (size_t)(to - plane));
+    if (map->quads) job->quads = map->quads + ((size_t)image * (size_t)map->blocks + (size_t)block) * map->quads_block;
 }
 
 #define FILL_WHOLE ((size_t)32 << 10) // bytes of a block that stay in the first cache: to fill all of it is less work than around its inside
 
-static void fill_halos(const struct packed_map *map, int place, int block)
+// Of a block of an image, in memory that is shared.
+static void fill_halo(const struct packed_map *map, int image, int block)
 {
-    size_t number = (size_t)place * (size_t)map->blocks + (size_t)block;
+    size_t row = map->row_bytes, inside = (size_t)map->width * BLOCK_CHANNELS, before = (size_t)map->top * row + (size_t)map->left * BLOCK_CHANNELS;
+    uint8_t *pixels = map->pixels + ((size_t)image * (size_t)map->blocks + (size_t)block) * map->block_bytes, *to = pixels + before + inside;
     if (map->block_bytes <= FILL_WHOLE) {
-        if (map->pixels) memset(map->pixels + number * map->block_bytes, map->zero_point, map->block_bytes);
-        if (map->planes) memset(map->planes + number * map->block_bytes, map->zero_point, map->block_bytes);
+        memset(pixels, map->zero_point, map->block_bytes);
         return;
     }
-    if (map->pixels) fill_halo(map, map->pixels + number * map->block_bytes, BLOCK_CHANNELS);
-    for (size_t c = 0; map->planes && c < BLOCK_CHANNELS; c++)
-        fill_halo(map, map->planes + (number * BLOCK_CHANNELS + c) * map->plane_bytes, 1);
+    memset(pixels, map->zero_point, before);
+    // What is right of a row and left of the next one lies side by side: a few bytes, not worth a call.
+    for (int y = 1; y < map->height; y++, to += row)
+        for (size_t i = 0; i < row - inside; i++) to[i] = (uint8_t)map->zero_point;
+    memset(to, map->zero_point, map->block_bytes - (size_t)(to - pixels));
 }
 
 static void quantize_block_of_image(const struct map_quantization *q, int image, int place, int block)
@@ -196,7 +186,7 @@ static void quantize_block_of_image(const struct map_quantization *q, int image,
         job.first_keys[c] = keys.first;
         job.second_keys[c] = keys.second;
     }
-    set_targets(map, place, block, &job);
+    set_targets(map, image, place, block, &job);
     q->packed->request.kernels->quantize_block(&job);
 }
 
@@ -209,7 +199,7 @@ void map_quantization_image(struct map_quantization *q, int image, int place)
         set_scales(q, image * map->grouping.blocks[1], map->grouping.blocks[1]);
     }
     for (int block = 0; block < map->blocks; block++) {
-        if (map->shared) fill_halos(map, place, block);
+        if (map->shared) fill_halo(map, image, block);
         quantize_block_of_image(q, image, place, block);
     }
 }
