@@ -56,14 +56,14 @@ static size_t map_bytes(const struct packed_convolution *packed, size_t size)
     return (size + 1024 + 4 * BLOCK_CHANNELS * (size_t)packed->shape.stride + 63) / 64 * 64;
 }
 
-static bool create_bytes(struct packed_convolution *packed, struct packed_map *map, struct error *error)
+// Replaces `bytes`, if there are to be any. The halo holds the zero point.
+static bool create_bytes(struct packed_convolution *packed, const struct packed_map *map, size_t size, uint8_t **bytes, struct error *error)
 {
-    if (map->pixels_size && !(map->pixels = take(packed, map->pixels_size, 1, error))) return false;
-    if (map->planes_size && !(map->planes = take(packed, map->planes_size, 1, error))) return false;
-    // The halo holds the zero point.
-    if (map->pixels) memset(map->pixels, map->zero_point, map->pixels_size);
-    if (map->planes) memset(map->planes, map->zero_point, map->planes_size);
-    return true;
+    if (size == 0) return true;
+    memory_release(*bytes);
+    *bytes = take(packed, size, 1, error);
+    if (*bytes) memset(*bytes, map->zero_point, size);
+    return *bytes != NULL;
 }
 
 // Codes and planes of the weights, each.
@@ -177,7 +177,7 @@ static bool create_quads(struct packed_convolution *packed, struct direction *d,
     }
     size_t images = (size_t)packed->shape.images;
     if (d->planar)
-        map->planes_size = map_bytes(packed, images * quads * map->plane_bytes);
+        map->has_planes = true;
     else
         map->pixels_size = map_bytes(packed, images * map->image_bytes);
     return true;
@@ -387,7 +387,9 @@ static bool create_all(struct packed_convolution *packed, struct error *error)
     if (packed->request.for_training && (!create_backward(packed, error) || !create_gradient(packed, error))) return false;
     packed->activations.passing = !packed->request.for_training;
     packed->errors.passing = !packed->depthwise; // whose weight gradient reads the same bytes
-    if (packed->request.for_training && !create_bytes(packed, &packed->activations, error)) return false;
+    if (!packed->activations.passing &&
+        !create_bytes(packed, &packed->activations, packed->activations.pixels_size, &packed->activations.pixels, error))
+        return false;
     if (packed->request.shared_workspace) return true;
     packed->workspace = take(packed, packed_workspace_bytes(packed), 1, error);
     if (packed->workspace) packed_use_workspace(packed, packed->workspace);
@@ -451,14 +453,9 @@ struct packed_scratch packed_scratch_of(const struct packed_convolution *packed,
 // Bytes of the images at work, for each thread.
 static bool create_passing(struct packed_convolution *packed, struct packed_map *map, int threads, int together, struct error *error)
 {
-    if (!map->passing) return true;
     size_t size = map_bytes(packed, (size_t)threads * (size_t)together * map->image_bytes);
-    memory_release(map->pixels);
-    memory_release(map->planes);
-    map->pixels = map->planes = NULL;
-    if (map->pixels_size) map->pixels_size = size;
-    if (map->planes_size) map->planes_size = size;
-    return create_bytes(packed, map, error);
+    return create_bytes(packed, map, map->passing && map->pixels_size ? size : 0, &map->pixels, error) &&
+           create_bytes(packed, map, map->has_planes ? size : 0, &map->planes, error);
 }
 
 bool packed_meet_pool(struct packed_convolution *packed, struct thread_pool *pool, struct error *error)

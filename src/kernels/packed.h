@@ -2,8 +2,11 @@
 // halo, made once a step by the quantizer and read by the kernels of a kernel set (kernels.h).
 //
 //   activations   [image][block][row + halo][column + halo][16]: I, or I + 128 where negative values may come
-//   errors        the same, and once more as [image][block][row][column / 4][16][4], which the weight gradient broadcasts
+//   errors        [image][block][row][column / 4][16][4], which the weight gradient broadcasts
 //   weights       by output block, in the order in which the kernel reads them, once for each direction
+//
+// What only the convolution of the image at hand reads is kept for the images at work, in the cache: errors laid out like the activations,
+// either as planes for groups of few channels, and the activations themselves where no weight gradient follows.
 //
 // The fp32 maps that come and go are blocked (base/blocked.h).
 //

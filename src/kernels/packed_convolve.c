@@ -194,12 +194,14 @@ static void convolve_task(void *context, int task, int thread)
 {
     struct convolve_work *work = context;
     const struct direction *d = work->direction;
+    const struct packed_map *map = work->map;
     const struct packed_scratch scratch = packed_scratch_of(work->packed, thread);
     int first = task * d->together, end = minimum(first + d->together, work->images);
-    int place = work->map->passing ? thread * d->together : first; // of the bytes of the first image
+    const int place = thread * d->together; // of the first image among those at work
     for (int image = first; image < end; image++) map_quantization_image(work->quantization, image, place + image - first);
     if (!work->output) return;
-    const uint8_t *bytes = (d->planar ? work->map->planes : work->map->pixels) + (size_t)place * work->map->image_bytes;
+    const uint8_t *bytes = d->planar ? map->planes : map->pixels;
+    bytes += (size_t)(d->planar || map->passing ? place : first) * map->image_bytes;
     if (work->packed->depthwise)
         depthwise_convolve_image(work->packed, d, work->map, first, bytes, work->factor, work->output, work->accumulate);
     else if (d->winograd.weights)

@@ -13,11 +13,12 @@ struct packed_map {
     int top, left, padded_height, padded_width; // halo above and to the left; whole padded size
     size_t row_bytes, block_bytes, image_bytes;
     int zero_point;
-    bool shared;             // other convolutions write to the same memory: the halo is written with each image
-    bool passing;            // bytes are kept of the images at work only, those of a task for each thread
-    uint8_t *pixels;         // blocks of channels; NULL if nobody reads them
-    uint8_t *planes;         // [image][blocks * 16][padded_height][padded_width]; NULL if nobody reads them
-    size_t pixels_size, planes_size, quads_size; // bytes of each, 0 if nobody reads it
+    bool shared;             // other convolutions write to the memory of `pixels`, too: the halo is written with each image
+    bool passing;            // `pixels` are only those of the images at work, as `planes` always are: of a task, for each thread
+    uint8_t *pixels;         // [image][block][padded_height][padded_width][16]; NULL if nobody reads them
+    uint8_t *planes;         // [image at work][blocks * 16][padded_height][padded_width]; NULL if nobody reads them
+    bool has_planes;         // somebody reads them
+    size_t pixels_size, quads_size; // bytes of all images, 0 if nobody reads them
     size_t plane_bytes;
     int row_quads;
     size_t quads_block; // bytes of a block in `quads`
@@ -202,7 +203,7 @@ struct map_quantization {
     atomic_bool failed;          // a value was not finite
 };
 bool map_quantization_begin(struct map_quantization *q, struct thread_pool *pool, int images, struct error *error);
-void map_quantization_image(struct map_quantization *q, int image, int place); // its bytes take the place of image `place`
+void map_quantization_image(struct map_quantization *q, int image, int place); // place: among the images at work
 // false with a message where a value was not finite.
 bool map_quantization_end(const struct map_quantization *q, struct error *error);
 

@@ -139,16 +139,15 @@ bool map_quantization_end(const struct map_quantization *q, struct error *error)
 // Where a block of an image goes.
 static void set_targets(const struct packed_map *map, int image, int place, int block, struct quantize_job *job)
 {
-    size_t number = (size_t)place * (size_t)map->blocks + (size_t)block;
+    const size_t blocks = (size_t)map->blocks, of_image = (size_t)image * blocks + (size_t)block, at_work = (size_t)place * blocks + (size_t)block;
     job->plane_bytes = map->plane_bytes;
     job->plane_pitch = map->padded_width;
-    if (map->planes)
-        job->planes = map->planes + number * BLOCK_CHANNELS * map->plane_bytes + (size_t)map->top * (size_t)map->padded_width + (size_t)map->left;
+    const size_t inside = (size_t)map->top * (size_t)map->padded_width + (size_t)map->left;
+    if (map->planes) job->planes = map->planes + at_work * map->block_bytes + inside;
     job->row_bytes = map->row_bytes;
-    if (map->pixels)
-        job->pixels = map->pixels + number * map->block_bytes + (size_t)map->top * map->row_bytes + (size_t)map->left * BLOCK_CHANNELS;
+    if (map->pixels) job->pixels = map->pixels + (map->passing ? at_work : of_image) * map->block_bytes + inside * BLOCK_CHANNELS;
     job->row_quads = map->row_quads;
-    if (map->quads) job->quads = map->quads + ((size_t)image * (size_t)map->blocks + (size_t)block) * map->quads_block;
+    if (map->quads) job->quads = map->quads + of_image * map->quads_block;
 }
 
 #define FILL_WHOLE ((size_t)32 << 10) // bytes of a block that stay in the first cache: to fill all of it is less work than around its inside
