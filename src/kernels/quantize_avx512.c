@@ -148,8 +148,8 @@ INLINE void store_quads(const struct quantize_job *job, const __m512i quads[4], 
     __m512i rows[4] = {_mm512_unpacklo_epi64(a, c), _mm512_unpackhi_epi64(a, c), _mm512_unpacklo_epi64(b, d), _mm512_unpackhi_epi64(b, d)};
     int y = position / job->width, x = position % job->width;
     uint8_t *to = job->planes + (size_t)(y * job->plane_pitch + x);
-    bool one_row = x + 16 <= job->width;
-    uint8_t *second = one_row ? to + 8 : job->planes + (size_t)((position + 8) / job->width * job->plane_pitch + (position + 8) % job->width);
+    const bool one_row = x + 16 <= job->width;
+    const size_t second = (size_t)((position + 8) / job->width * job->plane_pitch + (position + 8) % job->width);
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
         const __m128i lanes[4] = {_mm512_castsi512_si128(rows[i]), _mm512_extracti32x4_epi32(rows[i], 1), _mm512_extracti32x4_epi32(rows[i], 2),
@@ -157,9 +157,12 @@ INLINE void store_quads(const struct quantize_job *job, const __m512i quads[4], 
 #pragma GCC unroll 4
         for (int k = 0; k < 4; k++) {
             size_t plane = (size_t)(4 * k + i) * job->plane_bytes;
-            const int64_t halves[2] = {_mm_cvtsi128_si64(lanes[k]), _mm_extract_epi64(lanes[k], 1)};
-            __builtin_memcpy(to + plane, &halves[0], 8);
-            __builtin_memcpy(second + plane, &halves[1], 8);
+            if (one_row) {
+                _mm_storeu_si128((void *)(to + plane), lanes[k]);
+            } else {
+                _mm_storel_epi64((void *)(to + plane), lanes[k]);
+                _mm_storel_epi64((void *)(job->planes + second + plane), _mm_unpackhi_epi64(lanes[k], lanes[k]));
+            }
         }
     }
 }
