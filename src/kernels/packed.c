@@ -57,13 +57,21 @@ static size_t map_bytes(const struct packed_convolution *packed, size_t size)
 }
 
 // Replaces `bytes`, if there are to be any. The halo holds the zero point.
-static bool create_bytes(struct packed_convolution *packed, const struct packed_map *map, size_t size, uint8_t **bytes, struct error *error)
+static bool create_bytes(const struct packed_map *map, size_t size, uint8_t **bytes, struct error *error)
 {
     if (size == 0) return true;
     memory_release(*bytes);
-    *bytes = take(packed, size, 1, error);
+    *bytes = memory_allocate(size, 1, error);
     if (*bytes) memset(*bytes, map->zero_point, size);
     return *bytes != NULL;
+}
+
+// Bytes of all activations, for the weight gradient.
+static bool create_kept(struct packed_convolution *packed, struct error *error)
+{
+    struct packed_map *map = &packed->activations;
+    packed->memory += map->pixels_size;
+    return create_bytes(map, map->pixels_size, &map->pixels, error);
 }
 
 // Codes and planes of the weights, each.
@@ -387,9 +395,7 @@ static bool create_all(struct packed_convolution *packed, struct error *error)
     if (packed->request.for_training && (!create_backward(packed, error) || !create_gradient(packed, error))) return false;
     packed->activations.passing = !packed->request.for_training;
     packed->errors.passing = !packed->depthwise; // whose weight gradient reads the same bytes
-    if (!packed->activations.passing &&
-        !create_bytes(packed, &packed->activations, packed->activations.pixels_size, &packed->activations.pixels, error))
-        return false;
+    if (packed->request.for_training && !create_kept(packed, error)) return false;
     if (packed->request.shared_workspace) return true;
     packed->workspace = take(packed, packed_workspace_bytes(packed), 1, error);
     if (packed->workspace) packed_use_workspace(packed, packed->workspace);
@@ -451,11 +457,11 @@ struct packed_scratch packed_scratch_of(const struct packed_convolution *packed,
 }
 
 // Bytes of the images at work, for each thread.
-static bool create_passing(struct packed_convolution *packed, struct packed_map *map, int threads, int together, struct error *error)
+static bool create_passing(const struct packed_convolution *packed, struct packed_map *map, int threads, int together, struct error *error)
 {
     size_t size = map_bytes(packed, (size_t)threads * (size_t)together * map->image_bytes);
-    return create_bytes(packed, map, map->passing && map->pixels_size ? size : 0, &map->pixels, error) &&
-           create_bytes(packed, map, map->has_planes ? size : 0, &map->planes, error);
+    return create_bytes(map, map->passing && map->pixels_size ? size : 0, &map->pixels, error) &&
+           create_bytes(map, map->has_planes ? size : 0, &map->planes, error);
 }
 
 bool packed_meet_pool(struct packed_convolution *packed, struct thread_pool *pool, struct error *error)
