@@ -1,25 +1,9 @@
 // Depthwise convolutions for AVX-512 with VNNI and VBMI. A lane is a channel; a dot product takes 4 pixels of it, which lie side by
 // side after one permutation of 4 pixels x 16 channels.
 #include "kernels/functions_avx512.h"
-
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC optimize("no-tree-pre") // see convolve_avx512vnni.c
-#endif
-
-#include <immintrin.h>
-
-#define INLINE static inline __attribute__((always_inline))
+#include "kernels/vectors_avx512.h"
 #define PIXELS 4    // outputs computed together
 #define MOST_TAPS 9 // of a weight gradient together
-
-// [4 pixels][16 channels] -> [16][4]
-INLINE __m512i transpose_order(void)
-{
-    static const uint8_t order[64] = {0,  16, 32, 48, 1,  17, 33, 49, 2,  18, 34, 50, 3,  19, 35, 51, 4,  20, 36, 52, 5,  21,
-                                      37, 53, 6,  22, 38, 54, 7,  23, 39, 55, 8,  24, 40, 56, 9,  25, 41, 57, 10, 26, 42, 58,
-                                      11, 27, 43, 59, 12, 28, 44, 60, 13, 29, 45, 61, 14, 30, 46, 62, 15, 31, 47, 63};
-    return _mm512_loadu_si512(order);
-}
 
 // Four pixels, `step` bytes apart.
 INLINE __m512i load_pixels(const uint8_t *from, size_t step, const bool neighbours)
@@ -33,7 +17,7 @@ INLINE __m512i load_pixels(const uint8_t *from, size_t step, const bool neighbou
 
 INLINE void add_quad(const struct depthwise_job *job, int quad, const uint8_t *input, __m512i sums[PIXELS], const int COUNT)
 {
-    const __m512i order = transpose_order();
+    const __m512i order = order_of_pixels();
     __m512i codes = _mm512_loadu_si512(job->quad_codes + 64 * quad);
     const uint8_t *from = input + job->tap_offsets[job->quad_taps[quad]];
 #pragma GCC unroll 4
@@ -86,14 +70,14 @@ INLINE __m512i add_products(const struct depthwise_gradient_job *job, const uint
                             __m512i sum)
 {
     __m512i pixels = load_pixels(input, job->pixel_bytes, NEIGHBOURS);
-    return _mm512_dpbusd_epi32(sum, _mm512_permutexvar_epi8(transpose_order(), pixels), errors);
+    return _mm512_dpbusd_epi32(sum, _mm512_permutexvar_epi8(order_of_pixels(), pixels), errors);
 }
 
 // TAPS: `taps`, or 0: any. The last quad of a row reads what lies behind it in the map; the errors there count as 0.
 INLINE void gradient_taps(const struct depthwise_gradient_job *job, int first, int taps, const int TAPS, const bool NEIGHBOURS,
                           int32_t *out)
 {
-    const __m512i order = transpose_order();
+    const __m512i order = order_of_pixels();
     __m512i sums[MOST_TAPS], error_sum = _mm512_setzero_si512();
 #pragma GCC unroll 9
     for (int t = 0; t < MOST_TAPS; t++) sums[t] = _mm512_setzero_si512();

@@ -6,9 +6,8 @@
 #pragma GCC optimize("no-tree-pre") // see convolve_avx512vnni.c
 #endif
 
-#include <immintrin.h>
+#include "kernels/vectors_avx2.h"
 
-#define INLINE static inline __attribute__((always_inline))
 #define MOST 6 // pixels or terms of a tile: 12 sums, 2 vectors and a broadcast fill the 16 registers
 
 // PIXELS x 16 outputs of a block.

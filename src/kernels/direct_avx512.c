@@ -1,14 +1,7 @@
 // fp32 convolutions for AVX-512. A lane is an output channel; one number of the input is multiplied with 16 weights or,
 // in the weight gradient, with 16 errors.
 #include "kernels/functions_avx512.h"
-
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC optimize("no-tree-pre") // see convolve_avx512vnni.c
-#endif
-
-#include <immintrin.h>
-
-#define INLINE static inline __attribute__((always_inline))
+#include "kernels/vectors_avx512.h"
 
 // PIXELS x BLOCKS x 16 outputs.
 INLINE void row_tile(const struct direct_job *job, const float *input, int first, float *const outputs[2], const int PIXELS,

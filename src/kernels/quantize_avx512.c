@@ -1,13 +1,6 @@
 // Quantization for AVX-512 (with BW, VL, CD and DQ). A lane is a channel.
 #include "kernels/functions_avx512.h"
-
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC optimize("no-tree-pre") // see convolve_avx512vnni.c
-#endif
-
-#include <immintrin.h>
-
-#define INLINE static inline __attribute__((always_inline))
+#include "kernels/vectors_avx512.h"
 
 // I = ((Y' with its `dropped` low bits cleared) >> shift), dropped = max(floor(log2 Y), low) - mantissa: the same number as
 // in struct quantizer's formula, whose clamps at `high` and at 65535 change nothing that `largest` does not cut off as well.
