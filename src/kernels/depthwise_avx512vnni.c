@@ -2,6 +2,7 @@
 // side after one permutation of 4 pixels x 16 channels.
 #include "kernels/functions_avx512.h"
 #include "kernels/vectors_avx512.h"
+
 #define PIXELS 4    // outputs computed together
 #define MOST_TAPS 9 // of a weight gradient together
 
