@@ -183,11 +183,7 @@ static bool create_quads(struct packed_convolution *packed, struct direction *d,
         d->quad_last[g] = d->group_last[g] / channels;
         d->total_quads += d->quad_last[g] - d->quad_first[g] + 1;
     }
-    size_t images = (size_t)packed->shape.images;
-    if (d->planar)
-        map->has_planes = true;
-    else
-        map->pixels_size = map_bytes(packed, images * map->image_bytes);
+    if (!d->planar) map->pixels_size = map_bytes(packed, (size_t)packed->shape.images * map->image_bytes);
     return true;
 }
 
@@ -456,12 +452,13 @@ struct packed_scratch packed_scratch_of(const struct packed_convolution *packed,
     return scratch;
 }
 
-// Bytes of the images at work, for each thread.
-static bool create_passing(const struct packed_convolution *packed, struct packed_map *map, int threads, int together, struct error *error)
+// Bytes of the images at work, for each thread, of the map that the direction reads.
+static bool create_passing(const struct packed_convolution *packed, const struct direction *direction, struct packed_map *map, int threads,
+                           struct error *error)
 {
-    size_t size = map_bytes(packed, (size_t)threads * (size_t)together * map->image_bytes);
+    size_t size = map_bytes(packed, (size_t)threads * (size_t)direction->together * map->image_bytes);
     return create_bytes(map, map->passing && map->pixels_size ? size : 0, &map->pixels, error) &&
-           create_bytes(map, map->has_planes ? size : 0, &map->planes, error);
+           create_bytes(map, direction->planar ? size : 0, &map->planes, error);
 }
 
 bool packed_meet_pool(struct packed_convolution *packed, struct thread_pool *pool, struct error *error)
@@ -472,8 +469,8 @@ bool packed_meet_pool(struct packed_convolution *packed, struct thread_pool *poo
     memory_release(packed->scratch);
     gradient_plan(packed, threads);
     packed->scratch = memory_allocate((size_t)threads * scratch_floats(packed), sizeof(float), error);
-    if (!packed->scratch || !create_passing(packed, &packed->activations, threads, packed->forward.together, error) ||
-        !create_passing(packed, &packed->errors, threads, packed->backward.together, error))
+    if (!packed->scratch || !create_passing(packed, &packed->forward, &packed->activations, threads, error) ||
+        !create_passing(packed, &packed->backward, &packed->errors, threads, error))
         return false;
     packed->threads = threads;
     return true;

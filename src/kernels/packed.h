@@ -5,8 +5,8 @@
 //   errors        [image][block][row][column / 4][16][4], which the weight gradient broadcasts
 //   weights       by output block, in the order in which the kernel reads them, once for each direction
 //
-// What only the convolution of the image at hand reads is kept for the images at work, in the cache: errors laid out like the activations,
-// either as planes for groups of few channels, and the activations themselves where no weight gradient follows.
+// What is read only by the convolution of the image at hand is kept of the images at work, in the cache: the errors in the layout of
+// the activations, both operands as planes where groups have few channels, and the activations where no weight gradient follows.
 //
 // The fp32 maps that come and go are blocked (base/blocked.h).
 //

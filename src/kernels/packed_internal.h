@@ -17,7 +17,6 @@ struct packed_map {
     bool passing;            // `pixels` are only those of the images at work, as `planes` always are: of a task, for each thread
     uint8_t *pixels;         // [image][block][padded_height][padded_width][16]; NULL if nobody reads them
     uint8_t *planes;         // [image at work][blocks * 16][padded_height][padded_width]; NULL if nobody reads them
-    bool has_planes;         // somebody reads them
     size_t pixels_size, quads_size; // bytes of all images, 0 if nobody reads them
     size_t plane_bytes;
     int row_quads;

@@ -155,7 +155,8 @@ static void set_targets(const struct packed_map *map, int image, int place, int 
 // Of a block of an image, in memory that is shared.
 static void fill_halo(const struct packed_map *map, int image, int block)
 {
-    size_t row = map->row_bytes, inside = (size_t)map->width * BLOCK_CHANNELS, before = (size_t)map->top * row + (size_t)map->left * BLOCK_CHANNELS;
+    size_t row = map->row_bytes, inside = (size_t)map->width * BLOCK_CHANNELS;
+    size_t before = (size_t)map->top * row + (size_t)map->left * BLOCK_CHANNELS;
     uint8_t *pixels = map->pixels + ((size_t)image * (size_t)map->blocks + (size_t)block) * map->block_bytes, *to = pixels + before + inside;
     if (map->block_bytes <= FILL_WHOLE) {
         memset(pixels, map->zero_point, map->block_bytes);
