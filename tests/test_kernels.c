@@ -173,8 +173,17 @@ static struct mls_format random_format(struct random_stream *stream)
                                .rounding = random_below(stream, 2) ? MLS_STOCHASTIC : MLS_NEAREST};
 }
 
-// Of depthwise or other convolutions.
-static struct test_case random_case(uint64_t key, bool depthwise)
+enum { UNGROUPED, DEPTHWISE, GROUPED };
+
+// groups of up to `most` input and as many output channels.
+static void set_groups(struct convolution_shape *s, int most, struct random_stream *stream)
+{
+    s->groups = 2 + (int)random_below(stream, 7);
+    s->in_channels = s->groups * (1 + (int)random_below(stream, (uint32_t)most));
+    s->out_channels = s->groups * (1 + (int)random_below(stream, (uint32_t)most));
+}
+
+static struct test_case random_case(uint64_t key, int kind)
 {
     static const int kernels[] = {1, 2, 3, 3, 3, 5, 7};
     struct random_stream stream = {key, 0};
@@ -189,7 +198,8 @@ static struct test_case random_case(uint64_t key, bool depthwise)
                                                 .kernel_height = kernel, .kernel_width = kernel,
                                                 .stride = 1 + (int)random_below(&stream, 3),
                                                 .padding = (int)random_below(&stream, (uint32_t)kernel), .groups = 1};
-        if (depthwise) test.shape.groups = test.shape.out_channels = test.shape.in_channels;
+        if (kind == DEPTHWISE) test.shape.groups = test.shape.out_channels = test.shape.in_channels;
+        if (kind == GROUPED) set_groups(&test.shape, random_below(&stream, 4) ? 12 : 40, &stream);
         for (int i = 0; i < 3; i++) test.formats[i] = random_format(&stream);
         test.nonnegative = random_below(&stream, 2);
         test.values = random_below(&stream, 8) == 0 ? VALUES_ACTIVATIONS_ZERO : random_below(&stream, 2);
@@ -210,18 +220,81 @@ static void test_random_shapes(void **state)
 {
     const struct kernel_set *set = set_or_skip(state);
     for (uint64_t round = 0; round < 150; round++) {
-        struct test_case test = random_case(1000 + round, false);
+        struct test_case test = random_case(1000 + round, UNGROUPED);
         check_case(set, &test, 77 * round, 1 + (int)(round % 3));
     }
+}
+
+static atomic_int winograd_calls, winograd_gradient_calls;
+static const struct kernel_set *counted_set;
+
+static void count_winograd_rows(const struct winograd_job *job, float *const outputs[2])
+{
+    winograd_calls++;
+    counted_set->winograd_rows(job, outputs);
+}
+
+static void count_winograd_gradient(const struct winograd_gradient_job *job, float *totals)
+{
+    winograd_gradient_calls++;
+    counted_set->winograd_gradient(job, totals);
+}
+
+// Shapes whose rows are taken in pairs, with formats up to the largest integers for which that is done, and beyond. Half of them are in groups
+// of one channel, the others of all sizes.
+static struct test_case winograd_case(uint64_t key)
+{
+    static const int elements[][2] = {{2, 1}, {2, 2}, {1, 2}, {0, 3}, {0, 5}, {2, 0}, {0, 6}, {2, 3}, {0, 7}}, widths[] = {7, 8, 14, 16, 21, 24, 32, 56, 64, 72};
+    struct random_stream stream = {key, 0};
+    int padding = (int)random_below(&stream, 3);
+    struct test_case test = {.nonnegative = random_below(&stream, 2)};
+    test.shape = (struct convolution_shape){.images = 1 + (int)random_below(&stream, 3), .in_channels = 1 + (int)random_below(&stream, 40),
+                                            .in_height = 2 + 2 * (int)random_below(&stream, 9), .in_width = widths[random_below(&stream, 10)],
+                                            .out_channels = 1 + (int)random_below(&stream, 40), .kernel_height = 3, .kernel_width = 3,
+                                            .stride = 1, .padding = padding, .groups = 1};
+    if (padding == 0) test.shape.in_height += 2, test.shape.in_width += 2; // so that the outputs fit
+    static const int sizes[] = {4, 16, 3, 32, 4, 16, 8, 1 << 20};
+    const int group_size = key % 2 ? 1 : sizes[random_below(&stream, 8)];
+    for (int i = 0; i < 3; i++) {
+        const int *element = elements[random_below(&stream, 9)];
+        test.formats[i] = (struct mls_format){.exponent = element[0], .mantissa = element[1], .group = MLS_GROUP_NC, .group_size = group_size,
+                                              .scale_exponent = 8, .scale_mantissa = 1,
+                                              .rounding = i == MLS_ERROR ? MLS_STOCHASTIC : MLS_NEAREST};
+    }
+    static const int values[] = {VALUES_RANDOM, VALUES_SOME_PLANES_ZERO, VALUES_LARGEST, VALUES_LARGEST_SIGNED, VALUES_TINY_PLANES};
+    test.values = values[key % 5];
+    return test;
 }
 
 static void test_depthwise(void **state)
 {
     const struct kernel_set *set = set_or_skip(state);
     for (uint64_t round = 0; round < 300; round++) {
-        struct test_case test = random_case(2000 + round, true);
+        struct test_case test = random_case(2000 + round, DEPTHWISE);
         check_case(set, &test, 77 * round, 1 + (int)(round % 3));
     }
+}
+
+// Convolution groups, that share blocks of 16 channels or cross them: rows one by one, in pairs, and images together.
+static void test_grouped(void **state)
+{
+    struct kernel_set set = *set_or_skip(state);
+    int by_winograd = 0, gradients_by_winograd = 0;
+    counted_set = *state;
+    if (set.winograd_rows) set.winograd_rows = count_winograd_rows;
+    if (set.winograd_gradient) set.winograd_gradient = count_winograd_gradient;
+    for (uint64_t round = 0; round < 200; round++) {
+        struct random_stream stream = {round, 6000};
+        struct test_case test = round % 2 ? random_case(6000 + round, GROUPED) : winograd_case(6000 + round);
+        if (round % 2 == 0) set_groups(&test.shape, 24, &stream);
+        assert_true(convolution_shape_complete(&test.shape, NULL));
+        winograd_calls = winograd_gradient_calls = 0;
+        check_case(&set, &test, 77 * round, 1 + (int)(round % 3));
+        by_winograd += winograd_calls > 0;
+        gradients_by_winograd += winograd_gradient_calls > 0;
+    }
+    if (set.winograd_rows) assert_in_range(by_winograd, 20, 100);
+    if (set.winograd_rows) assert_in_range(gradients_by_winograd, 20, 100);
 }
 
 // The shapes of the networks that we ship, few images.
@@ -250,21 +323,6 @@ static void test_network_shapes(void **state)
         }
 }
 
-static atomic_int winograd_calls, winograd_gradient_calls;
-static const struct kernel_set *counted_set;
-
-static void count_winograd_rows(const struct winograd_job *job, float *const outputs[2])
-{
-    winograd_calls++;
-    counted_set->winograd_rows(job, outputs);
-}
-
-static void count_winograd_gradient(const struct winograd_gradient_job *job, float *totals)
-{
-    winograd_gradient_calls++;
-    counted_set->winograd_gradient(job, totals);
-}
-
 static bool winograd_gradient_fits(const struct test_case *test)
 {
     // Where there is but one image all sums are in one group.
@@ -281,32 +339,6 @@ static bool winograd_fits(const struct test_case *test)
                   s->out_height * s->out_width > 16;
     return (test->formats[0].group_size == 1 || blocks) && mls_largest_integer(&test->formats[MLS_WEIGHT]) <= 42 &&
            mls_largest_integer(&test->formats[MLS_ACTIVATION]) <= 63 && mls_largest_integer(&test->formats[MLS_ERROR]) <= 63;
-}
-
-// Shapes whose rows are taken in pairs, with formats up to the largest integers for which that is done, and beyond. Half of them are in groups
-// of one channel, the others of all sizes.
-static struct test_case winograd_case(uint64_t key)
-{
-    static const int elements[][2] = {{2, 1}, {2, 2}, {1, 2}, {0, 3}, {0, 5}, {2, 0}, {0, 6}, {2, 3}, {0, 7}}, widths[] = {7, 8, 14, 16, 21, 24, 32, 56, 64, 72};
-    struct random_stream stream = {key, 0};
-    int padding = (int)random_below(&stream, 3);
-    struct test_case test = {.nonnegative = random_below(&stream, 2)};
-    test.shape = (struct convolution_shape){.images = 1 + (int)random_below(&stream, 3), .in_channels = 1 + (int)random_below(&stream, 40),
-                                            .in_height = 2 + 2 * (int)random_below(&stream, 9), .in_width = widths[random_below(&stream, 10)],
-                                            .out_channels = 1 + (int)random_below(&stream, 40), .kernel_height = 3, .kernel_width = 3,
-                                            .stride = 1, .padding = padding, .groups = 1};
-    if (padding == 0) test.shape.in_height += 2, test.shape.in_width += 2; // so that the outputs fit
-    static const int sizes[] = {4, 16, 3, 32, 4, 16, 8, 1 << 20};
-    const int group_size = key % 2 ? 1 : sizes[random_below(&stream, 8)];
-    for (int i = 0; i < 3; i++) {
-        const int *element = elements[random_below(&stream, 9)];
-        test.formats[i] = (struct mls_format){.exponent = element[0], .mantissa = element[1], .group = MLS_GROUP_NC, .group_size = group_size,
-                                              .scale_exponent = 8, .scale_mantissa = 1,
-                                              .rounding = i == MLS_ERROR ? MLS_STOCHASTIC : MLS_NEAREST};
-    }
-    static const int values[] = {VALUES_RANDOM, VALUES_SOME_PLANES_ZERO, VALUES_LARGEST, VALUES_LARGEST_SIGNED, VALUES_TINY_PLANES};
-    test.values = values[key % 5];
-    return test;
 }
 
 // Two rows of outputs at once. The calls are counted, since nothing else shows that it is done.
@@ -547,7 +579,7 @@ static void test_sources(void **state)
 {
     const struct kernel_set *set = set_or_skip(state);
     for (uint64_t round = 0; round < 48; round++) {
-        struct test_case test = random_case(5000 + round, round >= 24);
+        struct test_case test = random_case(5000 + round, (int)(round / 16));
         if (round % 3 == 0) { // more than are looked at together in the search for the largest
             test.shape.images = 20;
             test.formats[MLS_ERROR].group = MLS_GROUP_NC;
@@ -620,7 +652,7 @@ static void test_direct(void **state)
 {
     const struct kernel_set *set = set_or_skip(state);
     for (uint64_t round = 0; round < 100; round++) {
-        struct test_case test = random_case(9000 + round, round >= 60);
+        struct test_case test = random_case(9000 + round, round >= 60 ? DEPTHWISE : UNGROUPED);
         check_direct(set, &test.shape, round % 3 == 0 && test.shape.groups == 1, 17 * round);
     }
     struct convolution_shape first = {.images = 9, .in_channels = 3, .in_height = 32, .in_width = 32, .out_channels = 16, .kernel_height = 3,
@@ -635,7 +667,8 @@ int main(void)
     static char names[64][64];
     size_t count = 0;
     static const struct { const char *name; CMUnitTestFunction function; } functions[] = {
-        {"random_shapes", test_random_shapes}, {"depthwise", test_depthwise}, {"network_shapes", test_network_shapes}, {"winograd", test_winograd},
+        {"random_shapes", test_random_shapes}, {"depthwise", test_depthwise}, {"grouped", test_grouped},
+        {"network_shapes", test_network_shapes}, {"winograd", test_winograd},
         {"largest_sums", test_largest_sums}, {"full_sums", test_full_sums}, {"thresholds", test_thresholds},
         {"sources", test_sources}, {"direct", test_direct}};
     for (int i = 0; kernel_sets[i]; i++)

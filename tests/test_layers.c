@@ -180,9 +180,10 @@ static void test_modes(void **state)
 {
     (void)state;
 #define NORMALIZED "[conv]\nfilters=4\nsize=3\npad=1\nbatch_normalize=1\nactivation=relu\n"
+#define PLAIN_C "[conv]\nfilters=4\nsize=1\npadding=1\nbatch_normalize=1\nactivation=relu\nmls=1\n"
 #define MODE(options) NORMALIZED options NORMALIZED options NORMALIZED "mls=1\n" "[shortcut]\nfrom=-2\nactivation=relu\n" END
     static const char *const modes[] = {MODE("mls=0\n"), MODE("mls=0\ngroups=2\n"), MODE("mls=1\n"), MODE("mls=1\ngroups=2\n"),
-                                        MODE("mls=1\nexponent=3\nmantissa=6\n"), MODE("mls=1\ngroup=none\n"),
+                                        MODE("mls=1\nexponent=3\nmantissa=6\n"), MODE("mls=1\ngroup=none\n"), NORMALIZED PLAIN_C NORMALIZED END,
                                         NORMALIZED NORMALIZED "groups=4\n" MODE("mls=1\n"), NORMALIZED NORMALIZED "groups=4\nmls=1\n" MODE("mls=1\n")};
     for (size_t i = 0; i < sizeof modes / sizeof modes[0]; i++) {
         struct built b;
@@ -325,7 +326,7 @@ static void test_evaluation(void **state)
 {
     (void)state;
     static const char *const more[] = {MODE("mls=0\n"), MODE("mls=1\n"), MODE("mls=1\ngroup_size=1\n"), MODE("mls=1\nexponent=3\nmantissa=6\n"),
-                                       MODE("mls=1\ngroups=2\n"), NORMALIZED "mls=1\n" NORMALIZED "groups=4\nmls=1\n[shortcut]\nfrom=-2\n" END,
+                                       MODE("mls=1\ngroups=2\n"), NORMALIZED PLAIN_C "[shortcut]\nfrom=-2\n" END, NORMALIZED "mls=1\n" NORMALIZED "groups=4\nmls=1\n[shortcut]\nfrom=-2\n" END,
                                        NORMALIZED NORMALIZED "[shortcut]\nfrom=-2\n[route]\nlayers=1,2\n" END,
                                        NORMALIZED NORMALIZED "[shortcut]\nfrom=-2\n[conv]\nfilters=40\nactivation=tanh\n" END,
                                        WIDE NORMALIZED WIDE "[shortcut]\nfrom=0\n[route]\nlayers=2\n[shortcut]\nfrom=3\n" END,

@@ -614,13 +614,15 @@ static void compare(const float *a, const float *b, size_t count)
 static void test_observer(void **state)
 {
     (void)state;
-    static const char *const settings[] = {"", "group_size=1\n", "exponent=3\n", "groups=2\n"}; // packed twice, simulated, plain C
+    // packed, also in planes and in convolution groups, simulated, plain C
+    static const char *const settings[] = {"stride=2\npad=1\n", "stride=2\npad=1\ngroup_size=1\n", "stride=2\npad=1\ngroups=2\n",
+                                           "stride=2\npad=1\nexponent=3\n", "stride=3\npadding=3\n"};
     struct dataset *dataset = random_pictures();
-    for (int k = 0; k < 4; k++) {
+    for (int k = 0; k < 5; k++) {
         char text[1024];
         snprintf(text, sizeof text, "[net]\nbatch=16\nheight=8\nwidth=8\nchannels=1\n"
                  "[conv]\nmls=0\nfilters=6\nsize=3\npad=1\nbatch_normalize=1\nactivation=relu\n"
-                 "[conv]\nfilters=4\nsize=3\nstride=2\npad=1\nactivation=linear\n%s[avgpool]\n"
+                 "[conv]\nfilters=4\nsize=3\nactivation=linear\n%s[avgpool]\n"
                  "[connected]\noutput=2\nactivation=linear\n[softmax]\n",
                  settings[k]);
         struct made made = make_network(text, 0, 2);
@@ -635,7 +637,8 @@ static void test_observer(void **state)
         assert_true(loader_start(loader, 0, 0, &error) && loader_next(loader, &batch, &error));
         assert_true(trainer_gradient(made.network, &training, &batch, 0, 0, &loss, &correct, &error));
         struct convolution_shape shape = {.images = 16, .in_channels = 6, .in_height = 8, .in_width = 8, .out_channels = 4,
-                                          .kernel_height = 3, .kernel_width = 3, .stride = 2, .padding = 1, .groups = k == 3 ? 2 : 1};
+                                          .kernel_height = 3, .kernel_width = 3, .stride = k == 4 ? 3 : 2, .padding = k == 4 ? 3 : 1,
+                                          .groups = k == 2 ? 2 : 1};
         assert_true(convolution_shape_complete(&shape, &error));
         static float output[16 * 4 * 16], found[16 * 4 * 16], gradient[4 * 6 * 9];
         float_convolution_forward(&shape, seen.values[MLS_WEIGHT], seen.values[MLS_ACTIVATION], output);

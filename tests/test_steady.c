@@ -61,6 +61,7 @@ static const char layers[] =
     "[shortcut]\nfrom=-3\nactivation=relu\n"
     "[conv]\nbatch_normalize=1\nfilters=24\nsize=3\nstride=2\npad=1\nactivation=leaky\nmls=0\n"
     "[conv]\nbatch_normalize=1\nfilters=24\nsize=3\npad=1\ngroups=24\nactivation=relu6\n"
+    "[conv]\nbatch_normalize=1\nfilters=24\nsize=3\npad=1\ngroups=4\nactivation=relu6\n"
     "[conv]\nbatch_normalize=1\nfilters=24\nsize=3\npad=1\ngroups=24\nactivation=relu6\nmls=0\n"
     "[conv]\nfilters=20\nsize=1\nactivation=tanh\nmantissa=4\n"
     "[maxpool]\nsize=2\nstride=2\n[dropout]\n[avgpool]\n[connected]\noutput=5\nactivation=linear\n[softmax]\n";

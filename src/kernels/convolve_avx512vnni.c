@@ -108,12 +108,13 @@ INLINE void planar_tile(const struct convolve_job *job, const uint8_t *input, in
                         const int BLOCKS, const int TAPS, const size_t step)
 {
     const uint8_t *rows[3];
+    const size_t *offsets = job->quad_offsets + job->quad_first[0];
     for (int k = 0; k < TAPS; k++) rows[k] = input + (size_t)first * step + job->tap_offsets[k];
     __m512 total[16][2];
 #pragma GCC unroll 16
     for (int p = 0; p < PIXELS; p++) total[p][0] = total[p][1] = _mm512_setzero_ps();
     for (int group = 0; group < job->groups; group++) {
-        const size_t offset = job->quad_offsets[group];
+        const size_t offset = offsets[group];
         __m512i w[3][2], begin[2];
         __m512 scale[2];
 #pragma GCC unroll 2

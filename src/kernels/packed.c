@@ -32,8 +32,7 @@ bool packed_supports(const struct convolution_shape *shape, const struct mls_for
     for (int i = 0; i < 3; i++)
         if (!mls_fits_int8(&formats[i])) *reason = "the integers of the format do not fit 8 bits";
     double window = (double)shape->kernel_height * shape->kernel_width;
-    double channels = shape->in_channels > shape->out_channels ? shape->in_channels : shape->out_channels;
-    if (is_depthwise(shape)) channels = 1;
+    double channels = (shape->in_channels > shape->out_channels ? shape->in_channels : shape->out_channels) / shape->groups;
     double products = largest_product(&formats[MLS_WEIGHT], &formats[MLS_ACTIVATION]);
     products = fmax(products, largest_product(&formats[MLS_WEIGHT], &formats[MLS_ERROR]));
     products = fmax(products, largest_product(&formats[MLS_ACTIVATION], &formats[MLS_ERROR]));
@@ -41,7 +40,6 @@ bool packed_supports(const struct convolution_shape *shape, const struct mls_for
     // A weight gradient's sum begins with what the zero point adds, so no part of it is larger than all products together.
     if (2 * products * window * channels > INT32_MAX || products * pixels > INT32_MAX)
         *reason = "a sum could exceed 32 bits";
-    if (shape->groups != 1 && !is_depthwise(shape)) *reason = "grouped convolution";
     if (shape->padding >= shape->kernel_height || shape->padding >= shape->kernel_width)
         *reason = "the padding is not smaller than the window";
     return *reason == NULL;
@@ -78,7 +76,7 @@ static bool create_kept(struct packed_convolution *packed, struct error *error)
 static size_t weight_bytes(const struct packed_convolution *packed)
 {
     const struct convolution_shape *s = &packed->shape;
-    return (size_t)s->out_channels * (size_t)(s->in_channels / s->groups) * (size_t)(s->kernel_height * s->kernel_width) + 64;
+    return (size_t)s->out_channels * (size_t)inputs_of_group(s) * (size_t)(s->kernel_height * s->kernel_width) + 64;
 }
 
 size_t packed_workspace_bytes(const struct packed_convolution *packed)
@@ -139,7 +137,7 @@ static bool create_map(struct packed_convolution *packed, struct packed_map *map
     return true;
 }
 
-// G of section 4: a new one wherever the block of either operand changes along the reduced channels.
+// G of section 4: a new one wherever the block of either operand changes along the reduced channels, and where a convolution group begins.
 static bool create_groups(struct packed_convolution *packed, struct direction *direction,
                           const struct mls_grouping *map, bool weights_reduce_dim1, struct error *error)
 {
@@ -151,15 +149,15 @@ static bool create_groups(struct packed_convolution *packed, struct direction *d
     direction->quad_last = take(packed, most, sizeof(int), error);
     if (!direction->group_first || !direction->group_last || !direction->quad_first || !direction->quad_last)
         return false;
-    int count = 0;
+    int count = 0, span = direction->reduced / packed->shape.groups;
     for (int c = 0; c < direction->reduced; c++) {
-        bool starts = c == 0 || mls_group_index(map, 0, c) != mls_group_index(map, 0, c - 1) ||
+        bool starts = c % span == 0 || mls_group_index(map, 0, c) != mls_group_index(map, 0, c - 1) ||
                       (weights_reduce_dim1 ? mls_group_index(weights, 0, c) != mls_group_index(weights, 0, c - 1)
                                            : mls_group_index(weights, c, 0) != mls_group_index(weights, c - 1, 0));
         if (starts) direction->group_first[count++] = c;
         direction->group_last[count - 1] = c;
     }
-    direction->groups = count;
+    direction->all_groups = count;
     return true;
 }
 
@@ -168,7 +166,7 @@ static void choose_layout(const struct packed_convolution *packed, struct direct
 {
     const struct convolution_shape *s = &packed->shape;
     int columns = d == &packed->forward ? s->kernel_width : (s->kernel_width + s->stride - 1) / s->stride, quads = 0;
-    for (int g = 0; g < d->groups; g++) quads += d->group_last[g] / 4 - d->group_first[g] / 4 + 1;
+    for (int g = 0; g < d->all_groups; g++) quads += d->group_last[g] / 4 - d->group_first[g] / 4 + 1;
     d->planar = d->reduced * ((columns + 3) / 4) < quads * columns;
 }
 
@@ -178,12 +176,33 @@ static bool create_quads(struct packed_convolution *packed, struct direction *d,
     int channels = d->planar ? 1 : 4;
     if (!(d->quad_offsets = take(packed, quads, sizeof(size_t), error))) return false;
     for (size_t q = 0; q < quads; q++) d->quad_offsets[q] = d->planar ? q * map->plane_bytes : q / 4 * map->block_bytes + q % 4 * 4;
-    for (int g = 0; g < d->groups; g++) {
+    for (int g = 0; g < d->all_groups; g++) {
         d->quad_first[g] = d->group_first[g] / channels;
         d->quad_last[g] = d->group_last[g] / channels;
-        d->total_quads += d->quad_last[g] - d->quad_first[g] + 1;
     }
     if (!d->planar) map->pixels_size = map_bytes(packed, (size_t)packed->shape.images * map->image_bytes);
+    return true;
+}
+
+// What each block of outputs reduces over: the convolution groups from that of its first output to that of its last one.
+static bool create_blocks(struct packed_convolution *packed, struct direction *d, struct error *error)
+{
+    const int reduced = d->reduced / packed->shape.groups, outputs = d->outputs / packed->shape.groups;
+    d->block_first = take(packed, (size_t)d->output_blocks, sizeof(int), error);
+    d->block_groups = take(packed, (size_t)d->output_blocks, sizeof(int), error);
+    if (!d->block_first || !d->block_groups) return false;
+    for (int block = 0; block < d->output_blocks; block++) {
+        const int last_output = minimum((block + 1) * BLOCK_CHANNELS, d->outputs) - 1;
+        const int first = block * BLOCK_CHANNELS / outputs * reduced, end = (last_output / outputs + 1) * reduced;
+        int quads = 0, *groups = &d->block_groups[block];
+        for (int g = 0; g < d->all_groups; g++) {
+            if (d->group_first[g] < first || d->group_first[g] >= end) continue;
+            if ((*groups)++ == 0) d->block_first[block] = g;
+            quads += d->quad_last[g] - d->quad_first[g] + 1;
+        }
+        if (*groups > d->groups) d->groups = *groups;
+        if (quads > d->total_quads) d->total_quads = quads;
+    }
     return true;
 }
 
@@ -191,6 +210,7 @@ static bool create_quads(struct packed_convolution *packed, struct direction *d,
 static bool create_layout(struct packed_convolution *packed, struct direction *d, struct packed_map *map, bool weights_reduce_dim1,
                           struct error *error)
 {
+    d->output_blocks = blocked_count(d->outputs);
     if (packed->depthwise) {
         d->groups = d->total_quads = 1;
         map->pixels_size = map_bytes(packed, (size_t)packed->shape.images * map->image_bytes);
@@ -198,7 +218,7 @@ static bool create_layout(struct packed_convolution *packed, struct direction *d
     }
     if (!create_groups(packed, d, &map->grouping, weights_reduce_dim1, error)) return false;
     choose_layout(packed, d);
-    return create_quads(packed, d, map, error);
+    return create_quads(packed, d, map, error) && create_blocks(packed, d, error);
 }
 
 // Adds one row of taps: window positions k, k + step, ... read from map columns x, x + direction, ... (-1 or 1).
@@ -248,7 +268,6 @@ static int images_together(const struct packed_convolution *packed, const struct
 static bool create_direction(struct packed_convolution *packed, struct direction *direction, int phases, int window,
                              struct error *error)
 {
-    direction->output_blocks = (direction->outputs + BLOCK_CHANNELS - 1) / BLOCK_CHANNELS;
     direction->phase_count = phases;
     direction->together = images_together(packed, direction);
     direction->phases = take(packed, (size_t)phases, sizeof *direction->phases, error);
@@ -363,14 +382,15 @@ static bool create_weight_blocks(struct packed_convolution *packed, struct error
     const struct convolution_shape *s = &packed->shape;
     const struct mls_grouping *g = &packed->weight_grouping;
     packed->out_blocks = take(packed, (size_t)s->out_channels, sizeof(int), error);
-    packed->in_blocks = take(packed, (size_t)s->in_channels, sizeof(int), error);
-    packed->in_ends = take(packed, (size_t)s->in_channels, sizeof(int), error);
+    const int inputs = inputs_of_group(s);
+    packed->in_blocks = take(packed, (size_t)inputs, sizeof(int), error);
+    packed->in_ends = take(packed, (size_t)inputs, sizeof(int), error);
     packed->row_maxima = take(packed, (size_t)s->out_channels * (size_t)g->blocks[1], sizeof(float), error);
     if (!packed->out_blocks || !packed->in_blocks || !packed->in_ends || !packed->row_maxima) return false;
     for (int out = 0; out < s->out_channels; out++) packed->out_blocks[out] = mls_group_index(g, out, 0) / g->blocks[1];
-    for (int in = s->in_channels - 1; in >= 0; in--) {
+    for (int in = inputs - 1; in >= 0; in--) {
         packed->in_blocks[in] = mls_group_index(g, 0, in);
-        bool ends = in + 1 == s->in_channels || packed->in_blocks[in + 1] != packed->in_blocks[in];
+        bool ends = in + 1 == inputs || packed->in_blocks[in + 1] != packed->in_blocks[in];
         packed->in_ends[in] = ends ? in + 1 : packed->in_ends[in + 1];
     }
     return true;
@@ -381,7 +401,7 @@ static bool create_all(struct packed_convolution *packed, struct error *error)
     const struct convolution_shape *s = &packed->shape;
     const struct mls_format *format = &packed->request.formats[MLS_WEIGHT];
     packed->depthwise = is_depthwise(s);
-    packed->weight_grouping = mls_grouping_of(format, MLS_WEIGHT, s->out_channels, s->in_channels / s->groups, s->groups);
+    packed->weight_grouping = mls_grouping_of(format, MLS_WEIGHT, s->out_channels, inputs_of_group(s), s->groups);
     size_t groups = (size_t)packed->weight_grouping.blocks[0] * (size_t)packed->weight_grouping.blocks[1];
     packed->weight_maxima = take(packed, groups, sizeof(float), error);
     packed->weight_scales = take(packed, groups, sizeof(float), error);
@@ -503,6 +523,8 @@ static void destroy_direction(struct direction *direction)
     memory_release(direction->phases);
     memory_release(direction->group_first);
     memory_release(direction->group_last);
+    memory_release(direction->block_first);
+    memory_release(direction->block_groups);
     memory_release(direction->quad_first);
     memory_release(direction->quad_last);
     memory_release(direction->quad_offsets);

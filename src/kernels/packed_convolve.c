@@ -55,11 +55,19 @@ static float *output_of(const struct convolve_work *work, int image, int block)
     return work->output + ((size_t)image * (size_t)d->output_blocks + (size_t)block) * plane;
 }
 
+// Two blocks of outputs at once where they reduce over the same channels.
+static int blocks_at_once(const struct direction *d, int block)
+{
+    if (block + 1 == d->output_blocks) return 1;
+    return d->block_first[block] == d->block_first[block + 1] && d->block_groups[block] == d->block_groups[block + 1] ? 2 : 1;
+}
+
 static struct convolve_job job_of(const struct convolve_work *work, int block)
 {
     const struct direction *d = work->direction;
-    return (struct convolve_job){.groups = d->groups, .blocks = minimum(2, d->output_blocks - block),
-                                 .quad_first = d->quad_first, .quad_last = d->quad_last, .quad_offsets = d->quad_offsets,
+    const int first = d->block_first[block];
+    return (struct convolve_job){.groups = d->block_groups[block], .blocks = blocks_at_once(d, block),
+                                 .quad_first = d->quad_first + first, .quad_last = d->quad_last + first, .quad_offsets = d->quad_offsets,
                                  .factor = work->factor, .accumulate = work->accumulate, .planar = d->planar && d->total_quads == d->groups,
                                  .pixel_bytes = (size_t)d->stride * (d->planar ? 1 : BLOCK_CHANNELS), .largest_input = largest_byte(work->map),
                                  .largest_weight = (int)mls_largest_integer(&work->packed->request.formats[MLS_WEIGHT])};
@@ -113,7 +121,7 @@ static void convolve_together(const struct convolve_work *work, const struct pha
         for (int row = 0; row < phase->rows; row++) {
             size_t input = (size_t)(image - first) * map->image_bytes + (size_t)(row * d->stride) * map->row_bytes;
             size_t output = (size_t)(output_of(work, image, block) - outputs[0]) + output_row(d, phase, row);
-            int scales = (image - first) * 2 * d->groups * BLOCK_CHANNELS;
+            int scales = (image - first) * 2 * job->groups * BLOCK_CHANNELS;
             for (int column = 0; column < phase->columns; column++, input += job->pixel_bytes, output += job->output_step)
                 pixels[count++] = (struct convolve_pixel){(int32_t)input, (int32_t)output, scales};
         }
@@ -125,22 +133,24 @@ VECTORIZED static void set_scales(const struct convolve_work *work, int image, i
 {
     const struct direction *d = work->direction;
     const float *plane_scales = work->map->plane_scales + (size_t)image * (size_t)work->map->blocks * BLOCK_CHANNELS;
+    const int *first = d->group_first + d->block_first[block];
     for (int b = 0; b < blocks; b++) {
         const float *weights = d->weight_scales + (size_t)(block + b) * (size_t)d->groups * BLOCK_CHANNELS;
-        for (int group = 0; group < d->groups; group++, scales += BLOCK_CHANNELS)
-            vector_store(scales, plane_scales[d->group_first[group]] * vector_load(weights + group * BLOCK_CHANNELS));
+        for (int group = 0; group < d->block_groups[block]; group++, scales += BLOCK_CHANNELS)
+            vector_store(scales, plane_scales[first[group]] * vector_load(weights + group * BLOCK_CHANNELS));
     }
 }
 
 static void convolve_images(const struct convolve_work *work, int first, int end, const uint8_t *bytes, float *scales)
 {
     const struct direction *d = work->direction;
-    size_t of_block = (size_t)d->groups * BLOCK_CHANNELS;
     int rows = 0;
     for (int i = 0; i < d->phase_count; i++) rows += d->phases[i].rows;
     struct fetch fetch = fetch_plan(work, first, rows * ((d->output_blocks + 1) / 2));
-    for (int block = 0; block < d->output_blocks; block += 2) {
+    for (int block = 0, next; block < d->output_blocks; block = next) {
         struct convolve_job job = job_of(work, block);
+        const size_t of_block = (size_t)job.groups * BLOCK_CHANNELS;
+        next = block + job.blocks;
         for (int image = first; image < end; image++) set_scales(work, image, block, job.blocks, scales + 2 * of_block * (size_t)(image - first));
         for (int b = 0; b < job.blocks; b++) job.scales[b] = scales + of_block * (size_t)b;
         for (int i = 0; i < d->phase_count; i++) {
@@ -160,8 +170,10 @@ static void convolve_pairs(const struct convolve_work *work, int image, int bloc
     const struct direction *d = work->direction;
     const struct winograd *winograd = &d->winograd;
     size_t row = (size_t)d->output_width * BLOCK_CHANNELS;
-    struct winograd_job job = {.groups = d->groups, .pixels = d->output_width, .planar = d->planar, .quad_first = d->quad_first,
-                               .quad_last = d->quad_last, .quad_offsets = winograd->quad_offsets, .rows = scratch->rows,
+    const int first = d->block_first[block];
+    struct winograd_job job = {.groups = d->block_groups[block], .pixels = d->output_width, .planar = d->planar,
+                               .quad_first = d->quad_first + first, .quad_last = d->quad_last + first,
+                               .quad_offsets = winograd->quad_offsets, .rows = scratch->rows,
                                .pitch = winograd->pitch, .weights = winograd->weights + (size_t)block * winograd_weights_block(d),
                                .starts = winograd->starts + (size_t)block * (size_t)d->groups * 2 * BLOCK_CHANNELS,
                                .scales = scratch->scales, .factor = work->factor, .accumulate = work->accumulate};

@@ -84,16 +84,33 @@ static void aim(const struct packed_convolution *packed, int image, int block, i
     if (a->zero_point) zero_point_sums(packed, job->quads, corrections);
 }
 
+// The input channels of a block, from *first to before *end, that have weights to one of the outputs from first_out to before end_out.
+static void inputs_of_outputs(const struct convolution_shape *s, int block, int first_out, int end_out, int *first, int *end)
+{
+    const int inputs = inputs_of_group(s), outputs = s->out_channels / s->groups, last = minimum(end_out, s->out_channels) - 1;
+    *first = block * BLOCK_CHANNELS;
+    *end = minimum(*first + BLOCK_CHANNELS, (last / outputs + 1) * inputs);
+    if (*first < first_out / outputs * inputs) *first = first_out / outputs * inputs;
+}
+
+static bool have_weights(const struct convolution_shape *s, int block, int first_out, int end_out)
+{
+    int first, end;
+    inputs_of_outputs(s, block, first_out, end_out, &first, &end);
+    return first < end;
+}
+
 static void store_gradient(const struct gradient_work *work, int block, int first_out, const float *totals)
 {
     const struct convolution_shape *s = &work->packed->shape;
-    int window = s->kernel_height * s->kernel_width, outputs = minimum(s->out_channels - first_out, GRADIENT_CHANNELS);
-    int inputs = minimum(s->in_channels - block * BLOCK_CHANNELS, BLOCK_CHANNELS);
-    for (int c = 0; c < outputs; c++) {
-        float *to = work->gradient + ((size_t)(first_out + c) * (size_t)s->in_channels + (size_t)(block * BLOCK_CHANNELS)) * (size_t)window;
-        for (int k = 0; k < window; k++) {
-            const float *from = totals + (k * GRADIENT_CHANNELS + c) * BLOCK_CHANNELS;
-            for (int i = 0; i < inputs; i++) to[i * window + k] += from[i] * work->factor;
+    const int window = s->kernel_height * s->kernel_width, inputs = inputs_of_group(s);
+    for (int out = first_out; out < minimum(first_out + GRADIENT_CHANNELS, s->out_channels); out++) {
+        int first, end;
+        inputs_of_outputs(s, block, out, out + 1, &first, &end);
+        for (int in = first; in < end; in++) {
+            float *to = work->gradient + ((size_t)out * (size_t)inputs + (size_t)(in % inputs)) * (size_t)window;
+            const float *from = totals + (out - first_out) * BLOCK_CHANNELS + in - block * BLOCK_CHANNELS;
+            for (int k = 0; k < window; k++) to[k] += from[k * GRADIENT_CHANNELS * BLOCK_CHANNELS] * work->factor;
         }
     }
 }
@@ -158,14 +175,17 @@ static void gradient_of_images(const struct packed_convolution *packed, const st
                                struct fetch *fetch, int32_t corrections[GRADIENT_CHANNELS], struct gradient_job *job)
 {
     const struct kernel_set *kernels = packed->request.kernels;
+    const struct convolution_shape *s = &packed->shape;
     const bool winograd = packed->gradient.winograd;
     const int first_out = t->first_tile * GRADIENT_CHANNELS;
     size_t at = 0;
     if (winograd) winograd_gradient_errors(packed, image, job->images, first_out, t->end_tile * GRADIENT_CHANNELS, scratch);
     for (int block = t->first_block; block < t->end_block; block++) {
-        if (winograd) winograd_gradient_rows(packed, image, job->images, block, scratch);
+        if (winograd && have_weights(s, block, first_out, t->end_tile * GRADIENT_CHANNELS))
+            winograd_gradient_rows(packed, image, job->images, block, scratch);
         for (int out = first_out; out < t->end_tile * GRADIENT_CHANNELS; out += GRADIENT_CHANNELS, at += tile_floats(packed)) {
             fetch_some(fetch, false);
+            if (!have_weights(s, block, out, out + GRADIENT_CHANNELS)) continue;
             if (winograd) {
                 winograd_gradient_tile(packed, image, job->images, block, first_out, out, scratch, scratch->totals + at);
                 continue;

@@ -62,10 +62,13 @@ struct winograd {
 // Forward or input error: reduces over `reduced` channels into `outputs` channels.
 struct direction {
     int reduced, outputs, output_blocks;
-    int groups, total_quads;
-    int *group_first, *group_last; // channels
+    int all_groups;                // G
+    int *group_first, *group_last; // [all_groups]: channels
+    // A block of outputs reduces over the channels of their convolution groups; the weights are 0 where an output's group is another.
+    int *block_first, *block_groups; // [output_blocks]: the first G, and their number
+    int groups, total_quads;         // the most of a block
     bool planar;            // reads planes: fewer dot products where groups are small
-    int *quad_first, *quad_last;
+    int *quad_first, *quad_last; // [all_groups]
     size_t *quad_offsets;
     float *weight_scales;   // [output block][group][16]
     int stride;             // of the map's pixels between neighbouring outputs
@@ -91,10 +94,10 @@ struct packed_convolution {
     bool depthwise;                  // packed_depthwise.c
     struct packed_map activations, errors;
     struct direction forward, backward;
-    // Weights: codes [Co][Ci][Kh * Kw], the same as [Kh * Kw][Co][Ci], and scales of their groups.
+    // Weights: codes [Co][Ci][Kh * Kw], the same as [Kh * Kw][Co][Ci], and scales of their groups. Ci: of a convolution group.
     struct mls_grouping weight_grouping;
-    int *out_blocks, *in_blocks;     // block of each output and each input channel (mls_group_index, without its divisions)
-    int *in_ends;                    // where the block of each input channel ends
+    int *out_blocks, *in_blocks;     // block of each output and each of Ci (mls_group_index, without its divisions)
+    int *in_ends;                    // [Ci]: where the block of each ends
     float *row_maxima;               // [Co][blocks of Ci]: max |weight|
     float *weight_maxima, *weight_scales;
     int8_t *weight_codes, *weight_planes; // in the workspace, while weights are quantized
@@ -178,6 +181,12 @@ static inline int largest_byte(const struct packed_map *map)
     return map->zero_point + (int)mls_largest_integer(&map->format);
 }
 
+static inline int inputs_of_group(const struct convolution_shape *s)
+{
+    return s->in_channels / s->groups;
+}
+
+// in: within its convolution group.
 static inline int weight_group(const struct packed_convolution *packed, int out, int in)
 {
     return packed->out_blocks[out] * packed->weight_grouping.blocks[1] + packed->in_blocks[in];

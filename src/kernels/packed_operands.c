@@ -226,10 +226,10 @@ static void quantize_output_channel(const struct weight_work *work, int out, int
     const struct packed_convolution *packed = work->packed;
     const struct convolution_shape *s = &packed->shape;
     const struct mls_format *format = &packed->request.formats[MLS_WEIGHT];
-    int window = s->kernel_height * s->kernel_width;
-    for (int in = 0, end; in < s->in_channels; in = end) {
+    const int window = s->kernel_height * s->kernel_width, inputs = inputs_of_group(s);
+    for (int in = 0, end; in < inputs; in = end) {
         end = work->quantizer.stochastic ? in + 1 : packed->in_ends[in];
-        size_t plane = (size_t)out * (size_t)s->in_channels + (size_t)in;
+        size_t plane = (size_t)out * (size_t)inputs + (size_t)in;
         const float *weights = work->weights + plane * (size_t)window;
         float reciprocal = weight_reciprocal(packed, out, in);
         int8_t *to = codes + in * window;
@@ -250,7 +250,7 @@ static void quantize_weights_task(void *context, int out, int thread)
     struct packed_convolution *packed = work->packed;
     const struct convolution_shape *s = &packed->shape;
     int window = s->kernel_height * s->kernel_width;
-    size_t channels = (size_t)s->in_channels, plane = (size_t)s->out_channels * channels;
+    size_t channels = (size_t)inputs_of_group(s), plane = (size_t)s->out_channels * channels;
     int8_t *codes = packed->weight_codes + (size_t)out * channels * (size_t)window;
     quantize_output_channel(work, out, codes);
     for (int k = 0; k < window; k++) {
@@ -278,39 +278,55 @@ VECTOR_INLINE void transpose_4(const int8_t *from, size_t stride, int8_t to[64])
     memcpy(to, out, sizeof out);
 }
 
+// Where the code of an output, a reduced channel of its convolution group and a window position lies in weight_planes.
+static inline size_t code_at(const struct packed_convolution *packed, bool forward, int window, int output, int reduced)
+{
+    const size_t channels = (size_t)inputs_of_group(&packed->shape);
+    const size_t out = (size_t)(forward ? output : reduced), in = (size_t)(forward ? reduced : output);
+    return ((size_t)window * (size_t)packed->shape.out_channels + out) * channels + in % channels;
+}
+
 // The codes of one window position and 4 reduced channels for 16 outputs, [16][4]: all there.
 VECTOR_INLINE void pack_whole(const struct packed_convolution *packed, bool forward, int window, int output, int reduced, int8_t to[64])
 {
-    const struct convolution_shape *s = &packed->shape;
-    size_t channels = (size_t)s->in_channels;
-    const int8_t *plane = packed->weight_planes + (size_t)window * (size_t)s->out_channels * channels;
-    if (forward) {
-        plane += (size_t)output * channels + (size_t)reduced;
-        for (int i = 0; i < BLOCK_CHANNELS; i++) memcpy(to + 4 * i, plane + (size_t)i * channels, 4);
+    const size_t channels = (size_t)inputs_of_group(&packed->shape);
+    const int8_t *from = packed->weight_planes + code_at(packed, forward, window, output, reduced);
+    if (!forward) {
+        transpose_4(from, channels, to);
         return;
     }
-    transpose_4(plane + (size_t)reduced * channels + (size_t)output, channels, to);
+    for (int i = 0; i < BLOCK_CHANNELS; i++) memcpy(to + 4 * i, from + (size_t)i * channels, 4);
 }
 
-// The 64 bytes of one quad and tap: 4 of each of 16 outputs, 0 where the group, the window or the outputs end.
+// Of a direction's outputs, those of the convolution group to which a reduced channel belongs: from *first to before *end.
+static inline void outputs_of_group(const struct packed_convolution *packed, const struct direction *d, int reduced, int *first, int *end)
+{
+    const int groups = packed->shape.groups, outputs = d->outputs / groups;
+    *first = reduced / (d->reduced / groups) * outputs;
+    *end = *first + outputs;
+}
+
+// The 64 bytes of one quad and tap: 4 of each of 16 outputs, 0 where the group, the window, the outputs or their convolution group end.
 VECTOR_INLINE void pack_dot_product(const struct packed_convolution *packed, const struct direction *d, const int window[4], int block,
                              int group, int quad, int8_t to[64])
 {
-    bool forward = d == &packed->forward;
-    const struct convolution_shape *s = &packed->shape;
-    size_t channels = (size_t)s->in_channels, plane = (size_t)s->out_channels * channels;
-    size_t output_stride = forward ? channels : 1, reduced_stride = forward ? 1 : channels;
-    int first = block * BLOCK_CHANNELS, outputs = minimum(d->outputs - first, BLOCK_CHANNELS);
-    if (!d->planar && outputs == BLOCK_CHANNELS && 4 * quad >= d->group_first[group] && 4 * quad + 3 <= d->group_last[group]) {
-        pack_whole(packed, forward, window[0], first, 4 * quad, to);
+    const bool forward = d == &packed->forward;
+    const int block_first = block * BLOCK_CHANNELS, block_end = block_first + BLOCK_CHANNELS;
+    int first, end;
+    outputs_of_group(packed, d, d->group_first[group], &first, &end);
+    bool whole = first <= block_first && end >= block_end && 4 * quad >= d->group_first[group] && 4 * quad + 3 <= d->group_last[group];
+    if (!d->planar && whole) {
+        pack_whole(packed, forward, window[0], block_first, 4 * quad, to);
         return;
     }
     memset(to, 0, 64);
+    if (first < block_first) first = block_first;
     for (int b = 0; b < 4; b++) {
         int channel = d->planar ? quad : 4 * quad + b;
         if (channel < d->group_first[group] || channel > d->group_last[group] || window[b] < 0) continue;
-        const int8_t *from = packed->weight_planes + (size_t)window[b] * plane + (size_t)first * output_stride + (size_t)channel * reduced_stride;
-        for (int i = 0; i < outputs; i++) to[4 * i + b] = from[(size_t)i * output_stride];
+        const int8_t *from = packed->weight_planes + code_at(packed, forward, window[b], first, channel);
+        const size_t stride = forward ? (size_t)inputs_of_group(&packed->shape) : 1;
+        for (int i = first; i < minimum(end, block_end); i++) to[4 * (i - block_first) + b] = from[(size_t)(i - first) * stride];
     }
 }
 
@@ -337,21 +353,31 @@ VECTORIZED static int8_t *pack_group(const struct packed_convolution *packed, co
     return to;
 }
 
+// Sg of the weights of a group by output of a block; 0 for what has no weights.
+static void set_weight_scales(const struct packed_convolution *packed, const struct direction *d, int block, int group, float scales[BLOCK_CHANNELS])
+{
+    const int reduced = d->group_first[group], inputs = inputs_of_group(&packed->shape);
+    int first, end;
+    outputs_of_group(packed, d, reduced, &first, &end);
+    for (int i = 0; i < BLOCK_CHANNELS; i++) {
+        const int output = block * BLOCK_CHANNELS + i;
+        scales[i] = 0;
+        if (output < first || output >= end) continue;
+        scales[i] = packed->weight_scales[d == &packed->forward ? weight_group(packed, output, reduced % inputs)
+                                                                : weight_group(packed, reduced, output % inputs)];
+    }
+}
+
 static void pack_block(const struct packed_convolution *packed, const struct direction *d, const struct phase *phase, int block)
 {
-    bool forward = d == &packed->forward;
-    int zero_point = forward ? packed->activations.zero_point : packed->errors.zero_point;
+    int zero_point = d == &packed->forward ? packed->activations.zero_point : packed->errors.zero_point;
     int8_t *to = phase->weights + (size_t)block * phase->weights_block;
-    for (int group = 0; group < d->groups; group++) {
+    for (int group = 0; group < d->block_groups[block]; group++) {
         int32_t sums[BLOCK_CHANNELS];
-        to = pack_group(packed, d, phase, block, group, to, sums);
+        to = pack_group(packed, d, phase, block, d->block_first[block] + group, to, sums);
         size_t at = ((size_t)block * (size_t)d->groups + (size_t)group) * BLOCK_CHANNELS;
-        for (int i = 0; i < BLOCK_CHANNELS; i++) {
-            int output = minimum(block * BLOCK_CHANNELS + i, d->outputs - 1), reduced = d->group_first[group];
-            phase->starts[at + (size_t)i] = -zero_point * sums[i];
-            d->weight_scales[at + (size_t)i] =
-                packed->weight_scales[forward ? weight_group(packed, output, reduced) : weight_group(packed, reduced, output)];
-        }
+        for (int i = 0; i < BLOCK_CHANNELS; i++) phase->starts[at + (size_t)i] = -zero_point * sums[i];
+        set_weight_scales(packed, d, block, d->block_first[block] + group, d->weight_scales + at);
     }
     if (d->winograd.weights) winograd_pack_block(d, block);
 }
@@ -376,12 +402,13 @@ static void row_maxima_task(void *context, int out, int thread)
     const struct weight_work *work = context;
     const struct packed_convolution *packed = work->packed;
     const struct convolution_shape *s = &packed->shape;
-    size_t window = (size_t)(s->kernel_height * s->kernel_width);
+    const size_t window = (size_t)(s->kernel_height * s->kernel_width);
+    const int inputs = inputs_of_group(s);
     float *maxima = packed->row_maxima + (size_t)out * (size_t)packed->weight_grouping.blocks[1];
     for (int k = 0; k < packed->weight_grouping.blocks[1]; k++) maxima[k] = 0;
-    for (int in = 0, end; in < s->in_channels; in = end) {
+    for (int in = 0, end; in < inputs; in = end) {
         end = packed->in_ends[in];
-        size_t start = ((size_t)out * (size_t)s->in_channels + (size_t)in) * window;
+        size_t start = ((size_t)out * (size_t)inputs + (size_t)in) * window;
         float *maximum = &maxima[packed->in_blocks[in]];
         *maximum = larger_maximum(largest_magnitude(work->weights + start, (size_t)(end - in) * window), *maximum);
     }
@@ -403,7 +430,7 @@ static void weight_maxima(struct packed_convolution *packed)
 static void run(struct packed_convolution *packed, struct thread_pool *pool, int tasks, thread_task task, struct weight_work *work)
 {
     const struct convolution_shape *s = &packed->shape;
-    if (s->out_channels * s->in_channels * s->kernel_height * s->kernel_width >= 8192) {
+    if (s->out_channels * inputs_of_group(s) * s->kernel_height * s->kernel_width >= 8192) {
         thread_pool_run(pool, tasks, task, work);
         return;
     }

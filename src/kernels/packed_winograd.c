@@ -102,7 +102,7 @@ void winograd_pack_block(const struct direction *d, int block)
     const int8_t *from = d->phases->weights + (size_t)block * d->phases->weights_block;
     int8_t *to = d->winograd.weights + (size_t)block * winograd_weights_block(d);
     int32_t *starts = d->winograd.starts + (size_t)block * (size_t)d->groups * 2 * BLOCK_CHANNELS;
-    for (int group = 0; group < d->groups; group++, starts += 2 * BLOCK_CHANNELS) {
+    for (int group = d->block_first[block]; group < d->block_first[block] + d->block_groups[block]; group++, starts += 2 * BLOCK_CHANNELS) {
         int32_t sums[4][BLOCK_CHANNELS] = {{0}};
         for (int quad = d->quad_first[group]; quad <= d->quad_last[group]; quad++, from += 3 * columns * 64, to += 4 * columns * 64)
             for (size_t c = 0; c < columns; c++)

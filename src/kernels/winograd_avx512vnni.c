@@ -47,7 +47,7 @@ INLINE void store_half(const struct winograd_job *job, __m512 total, float *row,
 // 2 x PIXELS outputs from pixel `first` on. Of the four dot products, the last two add to what the others leave.
 INLINE void planar_tile(const struct winograd_job *job, int first, float *const outputs[2], const int PIXELS)
 {
-    const uint8_t *rows = job->rows + first;
+    const uint8_t *rows = job->rows + job->quad_offsets[job->quad_first[0]] + first;
     const int8_t *weights = job->weights;
     const int32_t *starts = job->starts;
     const float *scales = job->scales;
