@@ -128,7 +128,8 @@ static void test_groupings(void **state)
     static const struct { enum mls_group group; enum mls_operand operand; int size, parts, blocks0, blocks1; } rows[] = {
         {MLS_GROUP_NONE, MLS_ACTIVATION, 4, 1, 1, 1}, {MLS_GROUP_N, MLS_ACTIVATION, 4, 1, 6, 1}, {MLS_GROUP_C, MLS_ACTIVATION, 4, 1, 1, 3},
         {MLS_GROUP_NC, MLS_ACTIVATION, 4, 1, 6, 3},   {MLS_GROUP_NC, MLS_ACTIVATION, 4, 2, 6, 4}, {MLS_GROUP_N, MLS_WEIGHT, 4, 1, 2, 1},
-        {MLS_GROUP_NC, MLS_WEIGHT, 4, 1, 2, 3},       {MLS_GROUP_NC, MLS_WEIGHT, 2, 3, 3, 6},     {MLS_GROUP_NC, MLS_ERROR, 100, 1, 6, 1}};
+        {MLS_GROUP_NC, MLS_WEIGHT, 4, 1, 2, 3},       {MLS_GROUP_NC, MLS_WEIGHT, 2, 3, 3, 6},     {MLS_GROUP_NC, MLS_ERROR, 100, 1, 6, 1},
+        {MLS_GROUP_C, MLS_WEIGHT, 4, 1, 1, 3},        {MLS_GROUP_C, MLS_WEIGHT, 4, 2, 2, 3}};
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         struct mls_format format = format_of(2, 1);
         format.group = rows[i].group;

@@ -579,6 +579,38 @@ static void test_statistics_of_nothing(void **state)
     statistics_release(&statistics);
 }
 
+// Weights are quantized once a step, whatever the subdivisions: two with the same pictures have the same loss, in every way to compute it.
+static void test_weights_once(void **state)
+{
+    (void)state;
+    static const char *const settings[] = {"", "exponent=3\n", "exponent=3\ngroups=2\n", "stride=3\npadding=3\n"};
+    static float input[2 * 8 * 64];
+    int labels[2 * 8];
+    struct random_stream stream = {3, 0};
+    for (int i = 0; i < 8 * 64; i++) input[i] = input[8 * 64 + i] = random_normal(&stream);
+    for (int i = 0; i < 16; i++) labels[i] = i % 2;
+    for (int k = 0; k < 4; k++)
+        for (uint64_t rounding = 0; rounding < 2; rounding++) {
+            char text[1024];
+            snprintf(text, sizeof text, "[net]\nbatch=16\nsubdivisions=2\nheight=8\nwidth=8\nchannels=1\nweight_rounding=stochastic\n"
+                     "[conv]\nmls=0\nfilters=6\nsize=3\npad=1\nactivation=relu\n[conv]\nfilters=4\nsize=3\nactivation=linear\n%s"
+                     "[connected]\noutput=2\nactivation=linear\n[softmax]\n", settings[k]);
+            struct made made = make_network(text, 0, 2);
+            const struct batch batch = {.images = 16, .input = input, .labels = labels};
+            double losses[2];
+            for (int step = 0; step < 2; step++) {
+                struct error error = {""};
+                double sum = 0;
+                long correct = 0;
+                assert_true(trainer_gradient(made.network, &training, &batch, step, rounding, &sum, &correct, &error));
+                losses[step] = made.network->loss;
+                assert_true(sum == losses[step] + losses[step]);
+            }
+            assert_true(losses[0] != losses[1]); // the next step rounds otherwise
+            unmake(&made);
+        }
+}
+
 struct seen_operands {
     float *values[3]; // dequantized
     int dims[3][4];
@@ -670,6 +702,7 @@ int main(void)
         cmocka_unit_test(test_statistics_of_formats),
         cmocka_unit_test(test_statistics_of_many_groups),
         cmocka_unit_test(test_statistics_of_nothing),
+        cmocka_unit_test(test_weights_once),
         cmocka_unit_test(test_observer),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -62,7 +62,8 @@ static bool run_pass(struct packed_convolution *packed, struct thread_pool *pool
         return packed_quantize_weights(packed, pool, second, 0, true, error) &&
                run_map(packed, pool, pass == CONVOLUTION_FORWARD ? MLS_ACTIVATION : MLS_ERROR, first, result, error);
     if (!run_map(packed, pool, MLS_ACTIVATION, first, NULL, error) || !run_map(packed, pool, MLS_ERROR, second, NULL, error)) return false;
-    memset(result, 0, (size_t)s->out_channels * (size_t)(s->in_channels / s->groups) * (size_t)(s->kernel_height * s->kernel_width) * sizeof *result);
+    const size_t count = (size_t)s->out_channels * (size_t)inputs_of_group(s) * (size_t)(s->kernel_height * s->kernel_width);
+    for (size_t i = 0; i < count; i++) result[i] = -0.0f; // to which a gradient of -0 can be added
     packed_weight_gradient(packed, pool, s->images, result);
     return true;
 }

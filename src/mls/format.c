@@ -74,7 +74,9 @@ struct mls_grouping mls_grouping_of(const struct mls_format *format, enum mls_op
     struct mls_grouping g = {.blocks = {1, 1}, .size = {dim0, dim1},
                              .parts = {weight ? convolution_groups : 1, weight ? 1 : convolution_groups},
                              .span = {weight ? format->group_size : 1, format->group_size}};
-    if (format->group == MLS_GROUP_N || format->group == MLS_GROUP_NC)
+    // Input channels of weights are numbered anew in each convolution group.
+    if (weight && format->group == MLS_GROUP_C) g.span[0] = dim0 / convolution_groups;
+    if (format->group != MLS_GROUP_NONE && (weight || format->group != MLS_GROUP_C))
         g.blocks[0] = mls_block_count(dim0, g.parts[0], g.span[0]);
     if (format->group == MLS_GROUP_C || format->group == MLS_GROUP_NC)
         g.blocks[1] = mls_block_count(dim1, g.parts[1], g.span[1]);

@@ -55,7 +55,7 @@ int mls_block_index(int channel, int size, int convolution_groups, int group_siz
 // How a tensor [D0, D1, ...] is cut into groups: blocks along both dimensions and, for each, how
 // many indices a block spans. `convolution_groups` as in grouped convolution (activations and errors:
 // D1 is divided; weights [Co, Ci / K, Kh, Kw]: D0 is divided). A dimension that does not take part
-// has one block.
+// has one block, but for weights with group=c, whose blocks do not cross convolution groups either.
 struct mls_grouping {
     int blocks[2];             // number of blocks along D0 and D1
     int size[2];               // D0, D1

@@ -67,8 +67,9 @@ struct pass {
     struct thread_pool *pool;
     int images;          // images in this (sub)batch, <= network->max_images
     bool training;
-    bool same_weights;   // evaluation: parameters as in the forward pass before, an evaluation as well; what was made of them serves again
+    bool same_weights;   // parameters as in the forward pass before, which was for the same purpose; what was made of them serves again
     uint64_t seed, step; // random bits are keyed by (seed, step, layer index, operand); each subdivision is a step here
+    uint64_t part;       // which of its step's subdivisions: weights are quantized once a step, with the bits of the first one
     uint64_t rounding;   // 0; another number: other random bits for stochastic rounding, all else as it was (probe/gradient.h)
     const int *labels;   // [images]; NULL: no loss wanted
     float label_smoothing;

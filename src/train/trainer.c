@@ -62,8 +62,9 @@ bool trainer_gradient(struct network *network, const struct training_settings *s
     size_t size = shape_size(network->input_shape);
     for (int part = 0; part < parts; part++) {
         const int *labels = batch->labels + part * images;
-        struct pass pass = {.pool = network->pool, .images = images, .training = true, .seed = (uint64_t)settings->seed,
-                            .step = (uint64_t)step * (uint64_t)parts + (uint64_t)part, .rounding = rounding, .labels = labels,
+        struct pass pass = {.pool = network->pool, .images = images, .training = true, .same_weights = part > 0,
+                            .seed = (uint64_t)settings->seed, .step = (uint64_t)step * (uint64_t)parts + (uint64_t)part,
+                            .part = (uint64_t)part, .rounding = rounding, .labels = labels,
                             .label_smoothing = settings->label_smoothing, .loss_scale = 1.0f / (float)batch->images};
         const float *input = batch->input + (size_t)part * (size_t)images * size;
         if (!network_forward(network, input, &pass, error) || !network_backward(network, &pass, error)) return false;

@@ -11,7 +11,8 @@
 
 static uint64_t key_of(const struct layer *layer, const struct pass *pass, enum mls_operand operand)
 {
-    uint64_t key = random_key(pass->seed, pass->step, (uint64_t)layer->index, (uint64_t)operand);
+    uint64_t step = operand == MLS_WEIGHT ? pass->step - pass->part : pass->step;
+    uint64_t key = random_key(pass->seed, step, (uint64_t)layer->index, (uint64_t)operand);
     return pass->rounding ? key ^ random_mix64(pass->rounding) : key;
 }
 
