@@ -70,6 +70,7 @@ static void backward(struct built *b)
 }
 
 #define CONV "[conv]\nfilters=4\nsize=3\npad=1\nactivation=tanh\n"
+#define WIDE "[conv]\nfilters=20\nbatch_normalize=1\nactivation=relu\n"
 #define END "[connected]\noutput=3\nactivation=linear\n[softmax]\n"
 
 static const struct { const char *name, *layers; } cases[] = {
@@ -96,6 +97,8 @@ static const struct { const char *name, *layers; } cases[] = {
      "[conv]\nfilters=5\nsize=3\nbatch_normalize=1\nactivation=linear\n[shortcut]\nfrom=-2\nactivation=relu\n" END},
     {"shortcut, relu, its errors passed on image by image", "[conv]\nfilters=4\nsize=3\npad=1\nbatch_normalize=1\nactivation=leaky\n"
      "[conv]\nfilters=4\nsize=3\npad=1\nbatch_normalize=1\nactivation=linear\n[shortcut]\nfrom=-2\nactivation=relu\n[avgpool]\nsize=2\nstride=1\n" END},
+    {"shortcut, fewer channels, of which not all lanes are written", WIDE WIDE "[conv]\nfilters=4\nsize=3\npad=1\n"
+     "batch_normalize=1\nactivation=relu\n[shortcut]\nfrom=-3\nactivation=relu\n[route]\nlayers=-1,-2\n" END},
     {"shortcut, twice the same layer", CONV "[shortcut]\nfrom=-1\nactivation=tanh\n" END},
     {"shortcut, another reader between its inputs", "[conv]\nfilters=4\nsize=3\npad=1\nbatch_normalize=1\nactivation=leaky\n"
      "[conv]\nfilters=4\nsize=3\npad=1\nbatch_normalize=1\nactivation=linear\n[route]\nlayers=0\n" CONV
@@ -103,6 +106,7 @@ static const struct { const char *name, *layers; } cases[] = {
     {"route", CONV "[conv]\nfilters=3\nsize=3\npad=1\nactivation=tanh\n[route]\nlayers=-1,0\n" END},
     {"maxpool", CONV "[maxpool]\nsize=2\nstride=2\n" END},
     {"maxpool, overlapping, padded", CONV "[maxpool]\nsize=3\nstride=2\npadding=2\n" END},
+    {"maxpool, windows of one pixel, padded", CONV "[maxpool]\nsize=1\nstride=1\npadding=1\n" END},
     {"avgpool", CONV "[avgpool]\n" END},
     {"avgpool, windows", CONV "[avgpool]\nsize=3\nstride=2\npadding=1\n" END},
     {"dropout", CONV "[dropout]\nprobability=0.3\n" END},
@@ -151,6 +155,14 @@ static void test_gradients(void **state)
     }
 }
 
+static void compare_gradients(const char *name, const struct built *a, const struct built *b)
+{
+    for (int k = 0; k < a->network->parameter_count; k++) {
+        const struct parameter *p = a->network->parameters[k], *q = b->network->parameters[k];
+        if (p->gradient && memcmp(p->gradient, q->gradient, p->count * sizeof(float)) != 0) fail_msg("%s: %s differs", name, p->name);
+    }
+}
+
 static void test_threads(void **state)
 {
     (void)state;
@@ -163,14 +175,34 @@ static void test_threads(void **state)
             build(&b, cases[i].layers, threads);
             backward(&b);
             assert_true(b.network->loss == one.network->loss);
-            for (int k = 0; k < b.network->parameter_count; k++) {
-                struct parameter *p = b.network->parameters[k], *q = one.network->parameters[k];
-                if (p->gradient && memcmp(p->gradient, q->gradient, p->count * sizeof(float)) != 0)
-                    fail_msg("%s: %s differs with %d threads", cases[i].name, p->name, threads);
-            }
+            compare_gradients(cases[i].name, &b, &one);
             release(&b);
         }
         release(&one);
+    }
+}
+
+// What other pictures left in the memory that layers share, in places that stand for no channel too, has no effect.
+static void test_nothing_is_left(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct built fresh, used;
+        build(&fresh, cases[i].layers, 1);
+        build(&used, cases[i].layers, 1);
+        backward(&fresh);
+        for (int k = 0; k < IMAGES * 72; k++) used.input[k] = 2 - 3 * used.input[k];
+        for (int round = 0; round < 2; round++) {
+            backward(&used);
+            memcpy(used.input, fresh.input, IMAGES * 72 * sizeof(float));
+            for (int k = 0; round == 0 && k < used.network->parameter_count; k++) {
+                struct parameter *p = used.network->parameters[k];
+                if (p->gradient) memset(p->gradient, 0, p->count * sizeof(float));
+            }
+        }
+        compare_gradients(cases[i].name, &fresh, &used);
+        release(&fresh);
+        release(&used);
     }
 }
 
@@ -318,7 +350,6 @@ static void check_evaluation(struct built *b, bool same_weights, const float *ex
     if (memcmp(scores, expected, (size_t)(IMAGES * classes) * sizeof(float)) != 0) fail_msg("%s: %s gives other scores", name, what);
 }
 
-#define WIDE "[conv]\nfilters=20\nbatch_normalize=1\nactivation=relu\n"
 
 // Evaluation takes short cuts: a [shortcut] that does each image as soon as its input is there, and in a network that is not for
 // training in the same place; weights that are quantized once. The plain way gives the same bits.
@@ -389,7 +420,8 @@ static void test_not_finite(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients), cmocka_unit_test(test_activations), cmocka_unit_test(test_threads), cmocka_unit_test(test_error_bounds),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients), cmocka_unit_test(test_activations), cmocka_unit_test(test_threads), cmocka_unit_test(test_nothing_is_left),
+                                       cmocka_unit_test(test_error_bounds),
                                        cmocka_unit_test(test_modes), cmocka_unit_test(test_crop), cmocka_unit_test(test_evaluation),
                                        cmocka_unit_test(test_part_of_a_batch), cmocka_unit_test(test_not_finite)};
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -185,9 +185,11 @@ refused "the same value twice" 2 "--over mantissa=1: the value is given twice" -
 refused "an empty value" 2 "--over mantissa: a value is empty" --over mantissa=1,,2
 refused "a value that would break tables and scripts" 2 "--over data.names: a value has a control character" --over "data.names=a"$'\n'b
 refused "no values" 2 "expected KEY=V1,V2,..." --over mantissa
+refused "the seed among the options" 2 "the seeds are 1 to N of --seeds N" --over seed=1,2
+refused "the seed with --set" 2 "the seeds are 1 to N of --seeds N" --over mantissa=1 --set seed=3
 refused "seeds" 2 "--seeds 0: expected 1 to 100" --over mantissa=1 --seeds 0
 refused "jobs" 2 "--jobs 0: expected 1 to 256" --over mantissa=1 --jobs 0
-many=(); for i in $(seq 255); do many+=(--set seed=$i); done
+many=(); for i in $(seq 255); do many+=(--set decay=$i); done
 refused "more options than a run takes" 2 "--over, --set: too many together" --over mantissa=1 --over exponent=2 "${many[@]}"
 refused "no data" 1 "nowhere" --over mantissa=1 --data "$work/nowhere"
 sweep invalid --over mantissa=0,1 --over exponent=0,2 >"$work/out" 2>"$work/err"

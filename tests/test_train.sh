@@ -112,8 +112,24 @@ sleep 1
 kill -TERM $pid
 wait $pid
 check "SIGTERM: status 130" [ $? = 130 ]
-check "SIGTERM: says how to resume" grep -q -- "--resume --output $work/term" "$work/term.err"
+check "SIGTERM: says how to resume" grep -q -- "mlsnet train --resume $cfg --output $work/term --quiet --set epochs=2000 --set policy=constant" "$work/term.err"
 check "SIGTERM: saved" [ -s "$work/term/last.safetensors" ]
+
+# The command that is printed goes on with the run that was begun.
+train begun --set mantissa=4 --seed 3 --set 'data.mean=0.25' --stop-after=5 2>"$work/begun.err"
+train begun-whole --set mantissa=4 --seed 3 --set 'data.mean=0.25'
+eval "$(sed "s|.*Go on with: mlsnet |\"$MLSNET\" |" "$work/begun.err")"
+check "the printed command goes on, to the same bytes" same begun-whole begun
+check "a hangup saves" bash -c "$MLSNET train $cfg --output $work/hangup --quiet --set epochs=2000 --set policy=constant 2>/dev/null & pid=\$!; sleep 1; kill -HUP \$pid; wait \$pid; [ \$? = 130 ] && [ -s $work/hangup/last.safetensors ]"
+
+# Two trainings in one folder: the second is refused, the first goes on.
+"$MLSNET" train "$cfg" --output "$work/shared" --quiet --set epochs=2000 --set policy=constant 2>/dev/null &
+pid=$!
+sleep 1
+refused "a folder in which another training is at work" 1 "another training is at work" "$MLSNET" train "$cfg" --output "$work/shared"
+kill -TERM $pid
+wait $pid
+check "... which goes on" [ $? = 130 ]
 
 # Evaluation, prediction of a picture, summary.
 check "eval agrees with the log" bash -c "$MLSNET eval $cfg $work/whole/last.safetensors --json --confusion $work/confusion.csv | python3 -c '
@@ -145,6 +161,8 @@ check "bench: what is done on the way has no rate of its own" bash -c "$MLSNET b
 import json, sys
 rows = json.load(sys.stdin)[\"layers\"]
 assert len(rows) > 5 and not any(row[\"rate\"] for row in rows if \"shortcut\" in row[\"layer\"]), rows'"
+check "bench: evaluation of a network with subdivisions" bash -c "$MLSNET bench $cfg --evaluation --json --rounds 1 --steps 2 | grep -q '\"batch\": 8,'"
+check "a finished run resumed with --json prints its summary" bash -c "$MLSNET train $cfg --output $work/whole --resume --json | python3 -c 'import json, sys; assert json.load(sys.stdin)[\"finished\"]'"
 check "summary" bash -c "$MLSNET summary $cfg | grep -q 'MLS <2,1> nc 16'"
 
 # A loss that is not a number stops the run; the last good checkpoint stays.
@@ -165,6 +183,20 @@ refused "a kernel that is not there" 2 "kernel=no" "$MLSNET" train "$cfg" --kern
 refused "a folder that holds a run" 1 "go on with --resume" "$MLSNET" train "$cfg" --output "$work/whole"
 refused "resume of nothing" 1 "is not there" "$MLSNET" train "$cfg" --output "$work/new" --resume
 refused "another network" 1 "a checkpoint of another network" "$MLSNET" train "$cfg" --output "$work/whole" --resume --set conv.filters=24
+cp "$work/whole/config.cfg" "$work/config.before"
+resume() { "$MLSNET" train "$cfg" --output "$work/whole" --resume "$@"; }
+refused "resume in another format" 1 "config.cfg:1: [net] has no mantissa, now mantissa=4: give the options" resume --set mantissa=4
+refused "resume with another batch" 1 "config.cfg:2: [net] batch=16, now 8" resume --set batch=8
+refused "resume without an option" 1 "config.cfg:6: [net] mantissa=4, now not given" "$MLSNET" train "$cfg" --output "$work/begun" --resume --seed 3 --set data.mean=0.25
+refused "resume with another layer" 1 "[dropout] probability=0.1, now 0.2" resume --set dropout.probability=0.2
+check "config.cfg is as it was" cmp -s "$work/whole/config.cfg" "$work/config.before"
+refused "a negative seed" 2 "seed=-5: expected an integer from 0" "$MLSNET" train "$cfg" --output "$work/new" --seed -5
+refused "a negative number of steps" 2 "--stop-after -1" "$MLSNET" train "$cfg" --output "$work/new" --stop-after -1
+refused "no name of a folder" 1 "expected a folder's name" "$MLSNET" train "$cfg" --output ""
+refused "output that cannot be written" 1 "the output cannot be written" bash -c "$MLSNET summary $cfg >/dev/full"
+"$MLSNET" convert "$work/whole/best.safetensors" "$work/nan.weights" --cfg "$cfg" 2>/dev/null
+python3 -c 'import struct, sys; f = open(sys.argv[1], "r+b"); f.seek(-40, 2); f.write(struct.pack("<4f", *[float("nan")] * 4))' "$work/nan.weights"
+refused "predict with weights that are not numbers" 1 "is not a finite number" "$MLSNET" predict "$cfg" "$work/nan.weights" "$work/picture.png"
 refused "another seed" 1 "was trained with seed=1" "$MLSNET" train "$cfg" --output "$work/whole" --resume --seed 3
 refused "an output that cannot be made" 1 "cannot create" "$MLSNET" train "$cfg" --output /proc/nothing/here
 refused "eval of a file that is no checkpoint" 1 "not a safetensors file" "$MLSNET" eval "$cfg" "$cfg"
@@ -217,6 +249,8 @@ for i, value in enumerate(q):
     assert value == single(single(st * scales[n * 3 + c // 8]) * (codes[i] / 16)), i
 END
 refused "conv: shapes that do not fit" 1 "expected [2, 12, 9, 9]" "$MLSNET" conv --pass weight-gradient "$work/a.npy" "$work/e.npy" "$work/out.npy" --pad 1 --kernel-size 3x3
+refused "conv: a stride beyond all" 1 "--stride 2147483647: expected 1 to 1024" "$MLSNET" conv --pass input-error "$work/e.npy" "$work/w.npy" "$work/out.npy" --stride 2147483647
+refused "conv: groups beyond all" 1 "--groups 2147483647: expected 1 to 1024" "$MLSNET" conv --pass forward "$work/a.npy" "$work/w.npy" "$work/out.npy" --groups 2147483647
 refused "quantize: bad format" 1 "mantissa=9: expected 0 to 7" "$MLSNET" quantize "$work/a.npy" "$work/out.npy" --mantissa 9
 check "the README lists the options" env MLSNET="$MLSNET" scripts/update-readme --check
 [ $failures = 0 ]

@@ -44,10 +44,16 @@ static int by_value(const void *a, const void *b)
 // ---------------------------------------------------------------------------------------------
 // Batches
 
+// Of a batch: an evaluation has no subdivisions.
+static int images_of_batch(const struct bench *b)
+{
+    return b->options.evaluation ? b->session.network->max_images : b->session.network->settings.batch;
+}
+
 static bool create_random(struct bench *b, struct error *error)
 {
     const struct network *network = b->session.network;
-    int images = network->settings.batch, classes;
+    int images = images_of_batch(b), classes;
     size_t count = (size_t)images * shape_size(network->input_shape);
     network_output(network, &classes);
     b->random_input = memory_allocate(count, sizeof(float), error);
@@ -64,7 +70,7 @@ static bool open_batches(struct bench *b, struct error *error)
 {
     if (b->options.random) return create_random(b, error);
     const struct loader_request request = {.dataset = b->session.dataset, .training = !b->options.evaluation,
-                                           .batch = b->session.network->settings.batch, .seed = 1};
+                                           .batch = images_of_batch(b), .seed = 1};
     return loader_create(&request, &b->loader, error) && loader_start(b->loader, 0, 0, error);
 }
 
@@ -127,7 +133,7 @@ static bool report(struct bench *b, struct error *error)
                      "\"batch\": %d, \"threads\": %d, \"kernel\": \"%s\""
                    : "%s: %.1f images/s (median of %d rounds of %d batches; %.1f to %.1f), batch %d, threads %d, kernels %s\n",
            o->evaluation ? "evaluation" : "training", median, o->rounds, o->steps, b->rates[0], b->rates[o->rounds - 1],
-           network->settings.batch, thread_pool_size(b->session.pool), network->kernels->name);
+           images_of_batch(b), thread_pool_size(b->session.pool), network->kernels->name);
     if (o->layers && o->json) printf(", ");
     if (o->layers) bench_layers_print(network, &peaks, (double)o->rounds * o->steps, b->seconds, o->json);
     if (o->json) printf("}\n");

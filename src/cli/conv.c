@@ -57,11 +57,18 @@ static const int *dims_of(const struct conv *c, enum mls_operand operand)
     return c->operands[0] == operand ? c->in[0].dims : c->operands[1] == operand ? c->in[1].dims : NULL;
 }
 
+static bool in_range(const char *option, int value, int least, struct error *error)
+{
+    return (value >= least && value <= 1024) || error_set(error, "%s %d: expected %d to 1024", option, value, least);
+}
+
 // The sizes that the two arrays give, and those that they leave open.
 static bool find_shape(const struct options *o, struct conv *c, struct error *error)
 {
     const int *a = dims_of(c, MLS_ACTIVATION), *w = dims_of(c, MLS_WEIGHT), *e = dims_of(c, MLS_ERROR);
     struct convolution_shape *s = &c->shape;
+    if (!in_range("--stride", o->stride, 1, error) || !in_range("--pad", o->padding, 0, error) || !in_range("--groups", o->groups, 1, error))
+        return false;
     *s = (struct convolution_shape){.stride = o->stride, .padding = o->padding, .groups = o->groups};
     s->images = a ? a[0] : e[0];
     s->out_channels = w ? w[0] : e[1];
@@ -173,8 +180,7 @@ static bool run(const struct options *o, struct error *error)
             good = error_set(error, "%s: %d dimensions, %zu elements: expected 4 dimensions and at least 1 element", paths[i], c.in[i].rank, c.in[i].count);
     }
     int dims[4];
-    good = good && (o->stride > 0 || error_set(error, "--stride %d: expected at least 1", o->stride)) &&
-           (o->groups > 0 || error_set(error, "--groups %d: expected at least 1", o->groups)) && find_shape(o, &c, error) &&
+    good = good && find_shape(o, &c, error) &&
            (c.output = memory_allocate(output_dims(&c, dims), sizeof(float), error)) != NULL && compute(o, &c, error) &&
            npy_write_float(o->output, 4, dims, c.output, error);
     if (good)

@@ -1,4 +1,5 @@
 // The program: a table of commands.
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -46,6 +47,14 @@ static int unknown_command(const char *name)
     return 2;
 }
 
+// The exit status, but 1 if what was printed could not be written.
+static int written(int status)
+{
+    if (fflush(stdout) == 0 && !ferror(stdout)) return status;
+    fprintf(stderr, "mlsnet: the output cannot be written: %s\n", strerror(errno));
+    return status ? status : 1;
+}
+
 int main(int argc, char **argv)
 {
     openblas_set_num_threads(1);
@@ -58,6 +67,6 @@ int main(int argc, char **argv)
         return 0;
     }
     for (int i = 0; i < COMMANDS; i++)
-        if (strcmp(argv[1], commands[i].name) == 0) return commands[i].run(argc - 1, argv + 1);
+        if (strcmp(argv[1], commands[i].name) == 0) return written(commands[i].run(argc - 1, argv + 1));
     return unknown_command(argv[1]);
 }

@@ -1,5 +1,6 @@
 // mlsnet predict: the most likely classes of picture files.
 #include <json-c/json.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -59,6 +60,8 @@ static bool predict(const struct work *work, const char *path, struct error *err
     if (!dataset_read_picture(work->session->dataset, path, work->input, error)) return false;
     if (!network_forward(network, work->input, &pass, error)) return error_prefix(error, "%s: ", path);
     const float *scores = network_output(network, &classes);
+    for (int i = 0; i < classes; i++)
+        if (!isfinite(scores[i])) return error_set(error, "%s: the score of class %d is not a finite number", path, i);
     metrics_top(scores, classes, work->top_count, work->top);
     report(work, path, scores);
     return true;

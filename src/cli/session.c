@@ -20,7 +20,7 @@ static bool apply_set(struct cfg *cfg, const struct session_request *request, st
     for (int i = 0; i < request->set.count; i++)
         if (!cfg_set(cfg, request->set.items[i], error)) return false;
     snprintf(text, sizeof text, "seed=%d", request->seed);
-    return request->seed < 0 || cfg_set(cfg, text, error);
+    return request->seed == SEED_OF_CFG || cfg_set(cfg, text, error);
 }
 
 static void read_training(struct session *session, struct diagnostics *diagnostics)

@@ -2,6 +2,8 @@
 #ifndef CLI_SESSION_H
 #define CLI_SESSION_H
 
+#include <limits.h>
+
 #include "cli/arguments.h"
 #include "data/darknet.h"
 #include "data/data.h"
@@ -13,7 +15,7 @@ struct session_request {
     const char *cfg_path, *data, *kernel;
     struct argument_list set;
     int threads; // 0: all cores the process may use
-    int seed;    // -1: as the cfg says
+    int seed;    // SEED_OF_CFG: as the cfg says
     bool for_training, needs_data;
     bool data_optional;               // needs_data, but a cfg without [data] gets one without pictures where --data is not given either
     bool without_train, without_test; // of the data: these pictures are not needed
@@ -22,7 +24,8 @@ struct session_request {
     int max_images; // 0: as the cfg says
     unsigned plain_operands; // see struct network_request
 };
-#define SESSION_REQUEST_DEFAULTS {.seed = -1}
+#define SEED_OF_CFG INT_MIN
+#define SESSION_REQUEST_DEFAULTS {.seed = SEED_OF_CFG}
 
 // Rows for a command's table.
 #define SESSION_ARGUMENTS(request)                                                                                   \

@@ -88,10 +88,21 @@ static bool set_epochs(struct sweep_request *request, char text[32])
     return true;
 }
 
+// Runs have a --seed of their own, which goes before all else.
+static bool sets_seed(const struct sweep_request *r)
+{
+    const struct argument_list *lists[] = {&r->over, &r->session.set};
+    for (int k = 0; k < 2; k++)
+        for (int i = 0; i < lists[k]->count; i++)
+            if (strncmp(lists[k]->items[i], "seed=", 5) == 0 || strncmp(lists[k]->items[i], "net.seed=", 9) == 0) return true;
+    return false;
+}
+
 static int check_request(const struct sweep_request *r)
 {
     struct error error;
     if (r->over.count == 0) error_set(&error, "--over is missing: --over KEY=V1,V2,...");
+    else if (sets_seed(r)) error_set(&error, "--over seed=, --set seed=: the seeds are 1 to N of --seeds N");
     else if (r->seeds < 1 || r->seeds > 100) error_set(&error, "--seeds %d: expected 1 to 100", r->seeds);
     else if (r->jobs < 1 || r->jobs > 256) error_set(&error, "--jobs %d: expected 1 to 256", r->jobs);
     else if (r->epochs < 0 || r->epochs > 1000000) error_set(&error, "--epochs %d: expected 1 to 1000000", r->epochs);

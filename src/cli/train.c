@@ -6,7 +6,9 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/memory.h"
 #include "cli/command.h"
+#include "cli/resume.h"
 #include "cli/session.h"
 #include "kernels/kernels.h"
 #include "train/trainer.h"
@@ -25,9 +27,13 @@ static void catch_signals(void)
     sigemptyset(&action.sa_mask);
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
+    struct sigaction hangup;
+    if (sigaction(SIGHUP, NULL, &hangup) == 0 && hangup.sa_handler != SIG_IGN) sigaction(SIGHUP, &action, NULL); // but for nohup
 }
 
 struct options {
+    int argc;
+    char **argv;
     struct session_request session;
     const char *output, *weights;
     bool resume, quiet, json;
@@ -116,6 +122,7 @@ static int prepare(const struct options *options, const struct session *session,
             error_set(error, "--resume: %s was trained with seed=%ld, not %d", last, trainer->state.seed, session->training.seed);
             return 1;
         }
+        if (!resume_fits(session, folder, error)) return 1;
     } else if (file_exists(last)) {
         error_set(error, "%s is there already: go on with --resume, or choose another folder with --output", last);
         return 1;
@@ -123,9 +130,24 @@ static int prepare(const struct options *options, const struct session *session,
     struct darknet_header header;
     int layers = session_first_layers(session, options->layers, error);
     if (layers < 0) return 2;
-    if (options->weights && !checkpoint_load_first_layers(options->weights, session->network, layers, &header, error)) return 1;
-    if (!run_folder_write_text(folder, "config.cfg", session->cfg_text, error)) return 1;
-    return run_folder_start_log(folder, trainer->state.epoch, error) ? 0 : 1;
+    return !options->weights || checkpoint_load_first_layers(options->weights, session->network, layers, &header, error) ? 0 : 1;
+}
+
+static int already_finished(const struct options *options, const struct run_folder *folder, const struct trainer *trainer, long total)
+{
+    char path[4096];
+    size_t size;
+    struct error error;
+    if (!options->json) {
+        if (!options->quiet) printf("already finished: %ld of %ld steps; give more epochs to go on\n", trainer->state.step, total);
+        return 0;
+    }
+    run_folder_file(folder, "summary.json", path);
+    char *text = (char *)file_read(path, 1 << 20, &size, &error);
+    if (!text) return complain(&error, 1);
+    puts(text);
+    memory_release(text);
+    return 0;
 }
 
 static int finish(const struct options *options, const struct run_folder *folder, const struct trainer *trainer,
@@ -140,11 +162,12 @@ static int finish(const struct options *options, const struct run_folder *folder
     if (printer->terminal && !trainer->finished) fputc('\n', stderr);
     if (count_skipped(trainer) && !options->quiet)
         fprintf(stderr, "%d pictures could not be read: see %s/skipped.txt\n", count_skipped(trainer), folder->path);
-    if (!trainer->finished)
-        fprintf(stderr, "stopped after step %ld; saved. Go on with: mlsnet train %s --resume --output %s\n", trainer->state.step,
-                options->session.cfg_path, folder->path);
-    else if (!options->quiet && !options->json)
+    if (!trainer->finished) {
+        fprintf(stderr, "stopped after step %ld; saved. Go on with: ", trainer->state.step);
+        resume_print_command(options->argc, options->argv);
+    } else if (!options->quiet && !options->json) {
         printf("finished; best top-1 %.2f %%; see %s\n", 100 * trainer->state.best, folder->path);
+    }
     return trainer->finished ? 0 : 130;
 }
 
@@ -163,12 +186,12 @@ static int train(const struct options *options, struct session *session)
         if (!options->output && session->darknet.backup) error_prefix(&error, "backup= of the .data file (--output goes before it): ");
         return complain(&error, 1);
     }
+    if (!run_folder_lock(&folder, &error)) return complain(&error, 1);
     int status = prepare(options, session, &folder, &trainer, &error);
     if (status) return complain(&error, status);
-    if (trainer.state.step >= total) {
-        printf("already finished: %ld of %ld steps; give more epochs to go on\n", trainer.state.step, total);
-        return 0;
-    }
+    if (trainer.state.step >= total) return already_finished(options, &folder, &trainer, total);
+    if (!run_folder_write_text(&folder, "config.cfg", session->cfg_text, &error) || !run_folder_start_log(&folder, trainer.state.epoch, &error))
+        return complain(&error, 1);
     if (!options->quiet)
         fprintf(stderr, "kernels: %s (%s); threads: %d; folder: %s\n", session->network->kernels->name,
                 session->network->kernels->help, thread_pool_size(session->pool), folder.path);
@@ -179,7 +202,7 @@ static int train(const struct options *options, struct session *session)
 
 int command_train(int argc, char **argv)
 {
-    struct options o = {.session = SESSION_REQUEST_DEFAULTS, .save_minutes = 10};
+    struct options o = {.argc = argc, .argv = argv, .session = SESSION_REQUEST_DEFAULTS, .save_minutes = 10};
     const struct argument table[] = {
         SESSION_ARGUMENTS(o.session),
         {"--seed", ARGUMENT_INT, &o.session.seed, "seed of the run (default: as the cfg says)"},
@@ -195,6 +218,10 @@ int command_train(int argc, char **argv)
     };
     enum arguments_result result = arguments_parse(argc, argv, "CFG [options]", table);
     if (result != ARGUMENTS_GO_ON) return (int)result;
+    if (o.stop_after < 0 || !(o.save_minutes >= 0)) {
+        fprintf(stderr, "mlsnet train: --stop-after %d --save-minutes %g: expected 0 or more\n", o.stop_after, o.save_minutes);
+        return 2;
+    }
     if (o.resume && o.weights) {
         fprintf(stderr, "mlsnet train: --weights begins a run, --resume goes on with one: expected only one of them\n");
         return 2;

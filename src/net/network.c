@@ -291,6 +291,28 @@ static bool add_layer(struct network *network, struct cfg_section *section, stru
     return good;
 }
 
+static bool is_type(const struct layer *layer, const char *name)
+{
+    return strcmp(layer->type->name, name) == 0;
+}
+
+// The loss is the last thing that is computed, and there is one; behind [softmax] a [cost] may stand, as in Darknet's files.
+static void check_ends(const struct network *network, struct diagnostics *diagnostics)
+{
+    const struct layer *loss = network->loss_layer;
+    for (int i = 0; loss && i < network->layer_count; i++) {
+        const struct layer *layer = network->layers[i];
+        bool a_loss = is_type(layer, "softmax") || is_type(layer, "cost");
+        bool behind = i == loss->index + 1 && i + 1 == network->layer_count && is_type(layer, "cost") && is_type(loss, "softmax");
+        if (i < loss->index && a_loss)
+            diagnostics_add(diagnostics, layer->section->line, layer->section->name, "a second loss, beside [%s] of layer %d: expected one",
+                            loss->section->name, loss->index);
+        if (i > loss->index && !behind)
+            diagnostics_add(diagnostics, layer->section->line, layer->section->name, "behind the loss, [%s] of layer %d: expected nothing%s",
+                            loss->section->name, loss->index, is_type(loss, "softmax") ? " but one [cost]" : "");
+    }
+}
+
 static void find_ends(struct network *network, bool needs_loss, struct diagnostics *diagnostics)
 {
     for (int i = 0; i < network->layer_count; i++) {
@@ -314,7 +336,10 @@ static bool add_layers(struct network *network, struct cfg *cfg, bool needs_loss
     bool shapes_known = true;
     for (int i = 0; i < cfg->section_count; i++) {
         struct cfg_section *section = &cfg->sections[i];
-        if (strcmp(section->name, "data") == 0) continue; // read by the data floor's owner
+        if (strcmp(section->name, "data") == 0) { // read by the owner of the data
+            if (section != cfg_find_section(cfg, "data")) diagnostics_add(diagnostics, section->line, section->name, "a second [data] section");
+            continue;
+        }
         if (is_net(section->name)) {
             if (i > 0 && is_net(cfg->sections[0].name))
                 diagnostics_add(diagnostics, section->line, section->name, "a second [net] section");
@@ -331,6 +356,7 @@ static bool add_layers(struct network *network, struct cfg *cfg, bool needs_loss
         return false;
     }
     find_ends(network, needs_loss, diagnostics);
+    check_ends(network, diagnostics);
     return diagnostics->count == before && allocate_maps(network, diagnostics);
 }
 

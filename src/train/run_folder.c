@@ -1,10 +1,12 @@
 #include "train/run_folder.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <json-c/json.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -37,7 +39,8 @@ bool run_folder_open(struct run_folder *folder, const char *path, const char *pa
     if (length > 4 && strcmp(name + length - 4, ".cfg") == 0) length -= 4;
     int written = path ? snprintf(folder->path, sizeof folder->path, "%s", path)
                        : snprintf(folder->path, sizeof folder->path, "%s/%.*s", parent ? parent : "results", (int)length, name);
-    if (written <= 0 || (size_t)written >= sizeof folder->path) return error_set(error, "--output: expected a shorter path");
+    if (written == 0) return error_set(error, "--output: expected a folder's name, found an empty text");
+    if (written < 0 || (size_t)written >= sizeof folder->path) return error_set(error, "--output: expected a shorter path");
     if (!make_folders(folder->path, error)) return false;
     char probe[4096];
     run_folder_file(folder, ".writable", probe);
@@ -45,6 +48,18 @@ bool run_folder_open(struct run_folder *folder, const char *path, const char *pa
     if (!file_write_atomically(probe, &piece, 1, error)) return error_prefix(error, "the run's folder is not writable: ");
     unlink(probe);
     return true;
+}
+
+// The folder itself is locked: nothing is left behind. The descriptor stays open as long as the process.
+bool run_folder_lock(const struct run_folder *folder, struct error *error)
+{
+    int descriptor = open(folder->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (descriptor < 0) return error_set(error, "%s: cannot open: %s", folder->path, strerror(errno));
+    if (flock(descriptor, LOCK_EX | LOCK_NB) == 0 || errno == ENOLCK || errno == EOPNOTSUPP) return true; // some file systems have no locks
+    int problem = errno;
+    close(descriptor);
+    return problem == EWOULDBLOCK ? error_set(error, "%s: another training is at work in this folder", folder->path)
+                                  : error_set(error, "%s: cannot lock: %s", folder->path, strerror(problem));
 }
 
 bool run_folder_write_text(const struct run_folder *folder, const char *name, const char *text, struct error *error)
@@ -60,7 +75,9 @@ bool run_folder_start_log(const struct run_folder *folder, long epochs, struct e
     char path[4096];
     run_folder_file(folder, "log.csv", path);
     size_t size = 0, kept = 0;
-    char *text = epochs > 0 && file_exists(path) ? (char *)file_read(path, (size_t)1 << 28, &size, error) : NULL;
+    const bool goes_on = epochs > 0 && file_exists(path);
+    char *text = goes_on ? (char *)file_read(path, (size_t)1 << 28, &size, error) : NULL;
+    if (goes_on && !text) return false;
     // Whole lines of finished epochs; the header is one whose number is 0.
     for (char *line = text; line && *line;) {
         char *end = strchr(line, '\n');

@@ -17,6 +17,8 @@ struct epoch_row {
 // Creates the folder (and its parents) and writes a probe file, so that an unwritable place is found before
 // training. `path` NULL: PARENT/NAME, NAME being the cfg's file name without .cfg; `parent` NULL: results.
 bool run_folder_open(struct run_folder *folder, const char *path, const char *parent, const char *cfg_path, struct error *error);
+// Keeps other processes from training in it until this one ends. false with a message if another does.
+bool run_folder_lock(const struct run_folder *folder, struct error *error);
 // Full name of a file in it; never longer than 4096.
 void run_folder_file(const struct run_folder *folder, const char *name, char path[4096]);
 bool run_folder_write_text(const struct run_folder *folder, const char *name, const char *text, struct error *error);

@@ -1,5 +1,6 @@
 #include "train/sgd.h"
 
+#include <stdatomic.h>
 #include <string.h>
 
 #include "base/vector.h"
@@ -27,7 +28,7 @@ VECTORIZED static bool update(const struct sgd *sgd, float decay, float *weights
 struct work {
     const struct sgd *sgd;
     struct network *network;
-    int failed; // index of a parameter, or -1
+    atomic_int failed; // the first parameter that did
 };
 
 static void update_task(void *context, int task, int thread)
@@ -37,14 +38,15 @@ static void update_task(void *context, int task, int thread)
     struct parameter *p = work->network->parameters[task];
     if (!p->gradient) return;
     float decay = p->decay || work->sgd->decay_all ? work->sgd->decay : 0;
-    if (!update(work->sgd, decay, p->value, p->gradient, p->momentum, p->count))
-        __atomic_store_n(&work->failed, task, __ATOMIC_RELAXED);
+    if (update(work->sgd, decay, p->value, p->gradient, p->momentum, p->count)) return;
+    int first = work->failed;
+    while (task < first && !atomic_compare_exchange_weak(&work->failed, &first, task)) continue;
 }
 
 bool sgd_step(const struct sgd *sgd, struct network *network, struct error *error)
 {
-    struct work work = {sgd, network, -1};
+    struct work work = {sgd, network, network->parameter_count};
     thread_pool_run(network->pool, network->parameter_count, update_task, &work);
-    if (work.failed < 0) return true;
+    if (work.failed == network->parameter_count) return true;
     return error_set(error, "%s: a weight is not a finite number after the update", network->parameters[work.failed]->name);
 }

@@ -235,6 +235,9 @@ bool trainer_run(struct trainer *t, struct error *error)
     const struct loader_request test = {.dataset = t->dataset, .batch = t->network->max_images, .seed = seed};
     bool good = loader_create(&train, &run.train, error) && loader_create(&test, &run.test, error);
     run.per_epoch = good ? loader_batches_per_epoch(run.train) : 0;
+    if (good && t->state.batch >= run.per_epoch)
+        good = error_set(error, "the training to go on with is at batch %ld of an epoch, which has %ld now: other pictures, or another batch",
+                         t->state.batch, run.per_epoch);
     good = good && loader_start(run.train, (uint64_t)t->state.epoch, (int)t->state.batch, error);
     run.started = run.epoch_started = run.saved = now();
     good = good && loop(&run, error);

@@ -143,9 +143,9 @@ struct work {
 };
 
 // Windows that lie side by side and cover the whole picture: every number of the input's error is written once.
-static bool covers(const struct maxpool *pool, struct shape in)
+static bool covers(const struct maxpool *pool, struct shape in, struct shape out)
 {
-    return pool->size == pool->stride && pool->offset == 0 && in.height % pool->size == 0 && in.width % pool->size == 0;
+    return pool->size == pool->stride && pool->offset == 0 && out.height * pool->size == in.height && out.width * pool->size == in.width;
 }
 
 VECTOR_INLINE void spread_block_body(const struct maxpool *pool, struct shape in, struct shape out, const float *errors, const uint16_t *winners,
@@ -178,7 +178,7 @@ static void backward_task(void *context, int image, int thread)
     struct shape in = work->layer->input_shape, out = work->layer->output_shape;
     float *delta = work->target.values + (size_t)image * shape_stored(in);
     size_t at = (size_t)image * shape_stored(out);
-    bool once = covers(pool, in);
+    bool once = covers(pool, in, out);
     for (int block = 0; once && block < blocked_count(in.channels); block++) {
         size_t from = at + (size_t)block * shape_pixels(out) * BLOCK_CHANNELS;
         spread_block(pool, in, out, work->layer->delta + from, pool->winners + from, delta + (size_t)block * shape_pixels(in) * BLOCK_CHANNELS,

@@ -24,6 +24,7 @@ static const struct option_description options[] = {
 struct shortcut {
     enum activation activation;
     struct shape from;
+    int channels;     // that both have
     int step, spread; // output pixel (y * spread, x * spread) takes from's pixel (y * step, x * step)
     int32_t *gates;   // of the ReLU, where backward is done in place (plan_backward); NULL otherwise
 };
@@ -48,6 +49,7 @@ static bool create(struct layer *layer, struct diagnostics *diagnostics)
     struct shape to = layer->input_shape, from = layer_input_shape(layer, 1);
     s->activation = (enum activation)settings->activation;
     s->from = from;
+    s->channels = from.channels < to.channels ? from.channels : to.channels;
     s->step = from.width >= to.width ? from.width / to.width : 1;
     s->spread = to.width > from.width ? to.width / from.width : 1;
     // As Darknet the ratios are rounded down, so that borders may be left out.
@@ -125,10 +127,10 @@ VECTOR_INLINE void add_sources_body(const struct source *a, const struct source 
 }
 VECTORIZED_VERSIONS(static, add_sources, (const struct source *a, const struct source *b, size_t pixels, const struct sum *sum), a, b, pixels, sum)
 
-// Channels of a block that `from` has.
+// Channels of a block that both have.
 static int shared_lanes(const struct shortcut *s, int block)
 {
-    int left = s->from.channels - block * BLOCK_CHANNELS;
+    int left = s->channels - block * BLOCK_CHANNELS;
     return left < 0 ? 0 : left < BLOCK_CHANNELS ? left : BLOCK_CHANNELS;
 }
 
