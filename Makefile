@@ -53,8 +53,9 @@ $(BUILD)/mlsnet: $(PROGRAM_OBJECTS) $(BUILD)/objects.a
 	$(CC) $(ALL_LDFLAGS) $^ $(LIBRARIES) -o $@
 
 # The libraries export what include/mlsnet.h declares and nothing else.
-libmlsnet.so: $(LIBRARY_OBJECTS)
-	$(CC) -shared $(ALL_LDFLAGS) $^ $(LIBRARIES) -Wl,-soname,libmlsnet.so.0 -o $@
+libmlsnet.so: $(LIBRARY_OBJECTS) include/libmlsnet.map
+	$(CC) -shared $(ALL_LDFLAGS) $(LIBRARY_OBJECTS) $(LIBRARIES) -Wl,-soname,$@.0 -Wl,--version-script=include/libmlsnet.map -o $@
+	ln -sf $@ $@.0
 libmlsnet.a: $(LIBRARY_OBJECTS)
 	ld -r $^ -o $(BUILD)/libmlsnet.o
 	objcopy --wildcard --keep-global-symbol='mlsnet_*' $(BUILD)/libmlsnet.o

@@ -5,9 +5,8 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "kernels/packed.h"
+#include "kernels/convolve_once.h"
 #include "mls/presets.h"
-#include "mls/simulate.h"
 #include "mls/standard.h"
 #include "net/network.h"
 #include "net/training_options.h"
@@ -17,6 +16,10 @@
 #ifndef MLSNET_VERSION
 #define MLSNET_VERSION "unknown"
 #endif
+
+#define MOST_ELEMENTS 0x1p40 // of a tensor: more cannot be there, and its bytes are a number of 64 bits
+
+void openblas_set_num_threads(int threads); // of OpenBLAS; threads here are our own
 
 const char *mlsnet_version(void)
 {
@@ -50,10 +53,16 @@ mlsnet_format mlsnet_format_default(int operand)
     return external(&f);
 }
 
+static bool operand_check(int operand, struct error *error)
+{
+    return (operand >= MLSNET_WEIGHT && operand <= MLSNET_ERROR) || error_set(error, "operand %d: expected 0 to 2", operand);
+}
+
 int mlsnet_format_named(const char *name, int operand, mlsnet_format *format, mlsnet_error *error)
 {
     struct error problem = {""};
     struct mls_format f;
+    if (!operand_check(operand, &problem)) return finish(false, &problem, error);
     if (!mls_preset(name, (enum mls_operand)operand, &f))
         return finish(error_set(&problem, "format %s: expected one of: " MLS_FORMAT_NAMES, name), &problem, error);
     *format = external(&f);
@@ -81,6 +90,16 @@ static bool quantize_standard(const struct mls_format *format, enum mls_operand 
     return good;
 }
 
+static bool dims_check(const int dims[4], struct error *error)
+{
+    double count = 1;
+    for (int i = 0; i < 4; i++) {
+        if (dims[i] < 1) return error_set(error, "dimension %d is %d: expected at least 1", i, dims[i]);
+        count *= dims[i];
+    }
+    return count <= MOST_ELEMENTS || error_set(error, "%.0f elements: expected at most %.0f", count, MOST_ELEMENTS);
+}
+
 int mlsnet_quantize(const mlsnet_format *format, int operand, const float *values, const int dims[4], uint64_t seed,
                     float *dequantized, int32_t *integers, float *tensor_scale, float *group_scales, int blocks[2],
                     mlsnet_error *error)
@@ -88,9 +107,7 @@ int mlsnet_quantize(const mlsnet_format *format, int operand, const float *value
     struct error problem = {""};
     struct mls_tensor tensor = {0};
     struct mls_format f = internal(format);
-    bool good = mls_format_check(&f, &problem);
-    for (int i = 0; good && i < 4; i++)
-        if (dims[i] < 1) good = error_set(&problem, "dimension %d is %d: expected at least 1", i, dims[i]);
+    bool good = mls_format_check(&f, &problem) && operand_check(operand, &problem) && dims_check(dims, &problem);
     if (good && !mls_has_integers(&f))
         return finish(quantize_standard(&f, (enum mls_operand)operand, values, dims, random_key(seed, 0, 0, (uint64_t)operand), dequantized,
                                         integers, tensor_scale, group_scales, blocks, &problem), &problem, error);
@@ -110,89 +127,26 @@ int mlsnet_quantize(const mlsnet_format *format, int operand, const float *value
 // ---------------------------------------------------------------------------------------------
 // One convolution
 
-struct call {
-    struct convolution_shape shape;
-    struct mls_format formats[3];
-    enum mls_operand operands[2];
-    const float *values[2];
-    float *result;
-};
-
-static void operand_dims(const struct convolution_shape *s, enum mls_operand operand, int dims[4])
-{
-    const int all[3][4] = {{s->out_channels, s->in_channels / s->groups, s->kernel_height, s->kernel_width},
-                           {s->images, s->in_channels, s->in_height, s->in_width},
-                           {s->images, s->out_channels, s->out_height, s->out_width}};
-    memcpy(dims, all[operand], sizeof all[0]);
-}
-
-static bool convolve_simulated(const struct call *c, int pass, struct error *error)
-{
-    float *values[2] = {NULL, NULL};
-    bool good = true;
-    for (int i = 0; i < 2 && good; i++) {
-        int dims[4];
-        operand_dims(&c->shape, c->operands[i], dims);
-        values[i] = memory_allocate((size_t)dims[0] * (size_t)dims[1] * (size_t)dims[2] * (size_t)dims[3], sizeof(float), error);
-        good = values[i] && mls_simulate(&c->formats[c->operands[i]], c->operands[i], c->values[i], dims, c->shape.groups, 0, NULL,
-                                         values[i], error);
-    }
-    if (good && pass == MLSNET_FORWARD) float_convolution_forward(&c->shape, values[1], values[0], c->result);
-    if (good && pass == MLSNET_INPUT_ERROR) float_convolution_input_error(&c->shape, values[1], values[0], c->result);
-    if (good && pass == MLSNET_WEIGHT_GRADIENT) float_convolution_weight_gradient(&c->shape, values[0], values[1], c->result);
-    memory_release(values[0]);
-    memory_release(values[1]);
-    return good;
-}
-
-static bool convolve_reference(const struct call *c, int pass, struct error *error)
-{
-    struct mls_tensor q[2] = {{.group_scales = NULL}};
-    bool good = true;
-    for (int i = 0; i < 2 && good; i++) {
-        int dims[4];
-        operand_dims(&c->shape, c->operands[i], dims);
-        good = mls_quantize(&c->formats[c->operands[i]], c->operands[i], c->values[i], dims, c->shape.groups, 0, &q[i], error);
-    }
-    if (good && pass == MLSNET_FORWARD) mls_convolution_forward(&c->shape, &q[1], &q[0], c->result);
-    if (good && pass == MLSNET_INPUT_ERROR) mls_convolution_input_error(&c->shape, &q[1], &q[0], c->result);
-    if (good && pass == MLSNET_WEIGHT_GRADIENT) mls_convolution_weight_gradient(&c->shape, &q[0], &q[1], c->result);
-    mls_tensor_release(&q[0]);
-    mls_tensor_release(&q[1]);
-    return good;
-}
-
 int mlsnet_convolve(const mlsnet_convolution *shape, int pass, const mlsnet_format formats[3], const char *kernel,
                     const float *first, const float *second, float *result, mlsnet_error *error)
 {
-    static const enum mls_operand operands[3][3] = {
-        {MLS_ACTIVATION, MLS_WEIGHT, MLS_ERROR}, {MLS_ERROR, MLS_WEIGHT, MLS_ACTIVATION}, {MLS_ACTIVATION, MLS_ERROR, MLS_WEIGHT}};
     struct error problem = {""};
-    struct call c = {.values = {first, second}, .result = result};
+    struct once_request request = {.pass = (enum convolution_pass)pass};
     bool good = (pass >= 0 && pass <= 2) || error_set(&problem, "pass %d: expected 0 to 2", pass);
-    c.shape = (struct convolution_shape){.images = shape->images, .in_channels = shape->in_channels, .in_height = shape->in_height,
-                                         .in_width = shape->in_width, .out_channels = shape->out_channels,
-                                         .kernel_height = shape->kernel_height, .kernel_width = shape->kernel_width,
-                                         .stride = shape->stride, .padding = shape->padding, .groups = shape->groups};
-    good = good && convolution_shape_complete(&c.shape, &problem);
+    request.shape = (struct convolution_shape){.images = shape->images, .in_channels = shape->in_channels, .in_height = shape->in_height,
+                                               .in_width = shape->in_width, .out_channels = shape->out_channels,
+                                               .kernel_height = shape->kernel_height, .kernel_width = shape->kernel_width,
+                                               .stride = shape->stride, .padding = shape->padding, .groups = shape->groups};
+    good = good && convolution_shape_complete(&request.shape, &problem);
     for (int k = 0; k < 3 && good; k++) {
-        c.formats[k] = internal(&formats[k]);
-        c.formats[k].rounding = MLS_NEAREST;
-        good = mls_format_check(&c.formats[k], &problem);
+        request.formats[k] = internal(&formats[k]);
+        good = mls_format_check(&request.formats[k], &problem);
     }
-    if (!good) return finish(false, &problem, error);
-    memcpy(c.operands, operands[pass], sizeof c.operands);
-    c.formats[operands[pass][2]] = c.formats[c.operands[0]]; // takes no part
     bool reference = kernel && strcmp(kernel, "reference") == 0;
-    const struct kernel_set *set = reference ? NULL : kernel_set_find(kernel);
-    if (!reference && !set) return finish(error_set(&problem, "kernel %s: unknown or not supported here", kernel), &problem, error);
-    if (set && packed_supports(&c.shape, c.formats, NULL)) {
-        struct packed_request request = {.kernels = set, .shape = c.shape, .for_training = true};
-        memcpy(request.formats, c.formats, sizeof request.formats);
-        return finish(packed_convolve_once(&request, (enum convolution_pass)pass, first, second, result, &problem), &problem, error);
-    }
-    bool integers = mls_has_integers(&c.formats[c.operands[0]]) && mls_has_integers(&c.formats[c.operands[1]]);
-    return finish(integers ? convolve_reference(&c, pass, &problem) : convolve_simulated(&c, pass, &problem), &problem, error);
+    request.kernels = reference ? NULL : kernel_set_find(kernel);
+    if (good && !reference && !request.kernels) good = error_set(&problem, "kernel %s: unknown or not supported here", kernel);
+    good = good && convolve_once(&request, first, second, result, &problem);
+    return finish(good, &problem, error);
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -235,6 +189,7 @@ mlsnet_network *mlsnet_network_open(const char *cfg_path, const char *const *set
                                     mlsnet_error *error)
 {
     struct error problem = {"out of memory"};
+    openblas_set_num_threads(1); // else results would depend on their number
     mlsnet_network *n = calloc(1, sizeof *n);
     bool good = n && open_network(n, cfg_path, settings, count, threads, batch, &problem);
     if (!good) mlsnet_network_close(n);
@@ -293,6 +248,11 @@ int mlsnet_network_train_step(mlsnet_network *n, const float *input, const int *
     struct error problem;
     double loss = 0;
     long correct = 0;
+    int classes;
+    network_output(n->network, &classes);
+    for (int i = 0; i < n->network->max_images * n->network->settings.subdivisions; i++)
+        if (labels[i] < 0 || labels[i] >= classes)
+            return finish(error_set(&problem, "label %d of image %d: expected 0 to %d", labels[i], i, classes - 1), &problem, error);
     struct batch batch = {.images = n->network->max_images * n->network->settings.subdivisions, .input = input, .labels = labels, .crops = 1};
     if (!trainer_step(n->network, &n->training, &batch, step, total, &loss, &correct, &problem)) return finish(false, &problem, error);
     n->steps = step + 1;

@@ -18,6 +18,11 @@ static void test_quantize(void **state)
     assert_memory_equal(integers, expected, sizeof expected);
     assert_true(tensor_scale == 8 && scales[0] == 1 && blocks[0] == 1 && blocks[1] == 1);
     assert_true(values[0] == 6 && values[1] == -4 && values[2] == 1 && values[3] == 0);
+    const int many[4] = {65536, 65536, 65536, 65536};
+    assert_int_not_equal(mlsnet_quantize(&format, MLSNET_ACTIVATION, x, many, 1, values, NULL, NULL, NULL, NULL, &error), 0);
+    assert_contains(error.message, "elements: expected at most");
+    assert_int_not_equal(mlsnet_quantize(&format, 9, x, dims, 1, values, NULL, NULL, NULL, NULL, &error), 0);
+    assert_contains(error.message, "operand 9: expected 0 to 2");
     format.mantissa = 9;
     assert_int_not_equal(mlsnet_quantize(&format, MLSNET_ACTIVATION, x, dims, 1, values, NULL, NULL, NULL, NULL, &error), 0);
     assert_contains(error.message, "mantissa=9");
@@ -49,12 +54,14 @@ static void test_network(void **state)
     mlsnet_network_shape(network, &channels, &height, &width, &classes, &batch);
     assert_int_equal(channels * 1000 + height * 100 + classes * 10 + batch, 3854);
     float input[4 * 192], scores[2][20];
-    const int labels[4] = {0, 1, 2, 3};
+    const int labels[4] = {0, 1, 2, 3}, wrong[4] = {0, 1, 77, 3};
     for (int i = 0; i < 4 * 192; i++) input[i] = (float)((i * 37 + i / 192 * 11) % 101) / 50 - 1;
     double first = 0, last = 0;
     for (int step = 0; step < 60; step++)
         assert_int_equal(mlsnet_network_train_step(network, input, labels, step, 60, step ? &last : &first, &error), 0);
     assert_true(last < 0.7 * first);
+    assert_int_not_equal(mlsnet_network_train_step(network, input, wrong, 0, 60, &last, &error), 0);
+    assert_contains(error.message, "label 77 of image 2: expected 0 to 4");
     char path[512];
     snprintf(path, sizeof path, "%s/a.safetensors", temporary_folder());
     assert_int_equal(mlsnet_network_save(network, path, &error), 0);

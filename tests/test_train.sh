@@ -187,7 +187,7 @@ cp "$work/whole/config.cfg" "$work/config.before"
 resume() { "$MLSNET" train "$cfg" --output "$work/whole" --resume "$@"; }
 refused "resume in another format" 1 "config.cfg:1: [net] has no mantissa, now mantissa=4: give the options" resume --set mantissa=4
 refused "resume with another batch" 1 "config.cfg:2: [net] batch=16, now 8" resume --set batch=8
-refused "resume without an option" 1 "config.cfg:6: [net] mantissa=4, now not given" "$MLSNET" train "$cfg" --output "$work/begun" --resume --seed 3 --set data.mean=0.25
+refused "resume without an option" 1 "[net] mantissa=4, now not given" "$MLSNET" train "$cfg" --output "$work/begun" --resume --seed 3 --set data.mean=0.25
 refused "resume with another layer" 1 "[dropout] probability=0.1, now 0.2" resume --set dropout.probability=0.2
 check "config.cfg is as it was" cmp -s "$work/whole/config.cfg" "$work/config.before"
 refused "a negative seed" 2 "seed=-5: expected an integer from 0" "$MLSNET" train "$cfg" --output "$work/new" --seed -5

@@ -8,8 +8,7 @@
 #include "cli/arguments.h"
 #include "cli/command.h"
 #include "cli/format_arguments.h"
-#include "kernels/packed.h"
-#include "mls/simulate.h"
+#include "kernels/convolve_once.h"
 
 struct options {
     const char *pass, *first, *second, *output, *kernel, *input_size, *kernel_size;
@@ -20,8 +19,7 @@ struct options {
 
 struct conv {
     enum convolution_pass pass;
-    enum mls_operand operands[2]; // of the two inputs
-    enum mls_operand result;
+    const enum mls_operand *operands; // of the two inputs
     struct npy in[2];
     struct convolution_shape shape;
     struct mls_format formats[3];
@@ -32,14 +30,10 @@ struct conv {
 static bool parse_pass(const char *text, struct conv *c, struct error *error)
 {
     static const char *const names[] = {"forward", "input-error", "weight-gradient"};
-    static const enum mls_operand operands[][3] = {{MLS_ACTIVATION, MLS_WEIGHT, MLS_ERROR},
-                                                   {MLS_ERROR, MLS_WEIGHT, MLS_ACTIVATION},
-                                                   {MLS_ACTIVATION, MLS_ERROR, MLS_WEIGHT}};
     for (int i = 0; text && i < 3; i++)
         if (strcmp(text, names[i]) == 0) {
             c->pass = (enum convolution_pass)i;
-            memcpy(c->operands, operands[i], sizeof c->operands);
-            c->result = operands[i][2];
+            c->operands = once_operands(c->pass);
             return true;
         }
     return error_set(error, "--pass %s: expected forward, input-error or weight-gradient", text ? text : "is missing");
@@ -96,11 +90,7 @@ static bool find_shape(const struct options *o, struct conv *c, struct error *er
 
 static size_t output_dims(const struct conv *c, int dims[4])
 {
-    const struct convolution_shape *s = &c->shape;
-    const int all[3][4] = {{s->images, s->out_channels, s->out_height, s->out_width},
-                           {s->images, s->in_channels, s->in_height, s->in_width},
-                           {s->out_channels, s->in_channels / s->groups, s->kernel_height, s->kernel_width}};
-    memcpy(dims, all[c->pass], sizeof all[0]);
+    once_dims(&c->shape, c->operands[2], dims);
     return (size_t)dims[0] * (size_t)dims[1] * (size_t)dims[2] * (size_t)dims[3];
 }
 
@@ -114,59 +104,19 @@ static bool find_formats(const struct options *o, struct conv *c, struct error *
     return true;
 }
 
-// Plain C: integers, or with --simulated fp32 on dequantized operands.
-static bool run_plain(struct conv *c, bool simulated, struct error *error)
-{
-    struct mls_tensor q[2] = {{.group_scales = NULL}};
-    float *values[2] = {NULL, NULL};
-    bool good = true;
-    for (int i = 0; i < 2 && good; i++) {
-        const struct mls_format *format = &c->formats[c->operands[i]];
-        const struct npy *in = &c->in[i];
-        if (!simulated)
-            good = mls_quantize(format, c->operands[i], in->values, in->dims, c->shape.groups, 0, &q[i], error);
-        else
-            good = (values[i] = memory_allocate(in->count, sizeof(float), error)) != NULL &&
-                   mls_simulate(format, c->operands[i], in->values, in->dims, c->shape.groups, 0, NULL, values[i], error);
-    }
-    const struct convolution_shape *s = &c->shape;
-    if (good && simulated) {
-        if (c->pass == CONVOLUTION_FORWARD) float_convolution_forward(s, values[1], values[0], c->output);
-        if (c->pass == CONVOLUTION_INPUT_ERROR) float_convolution_input_error(s, values[1], values[0], c->output);
-        if (c->pass == CONVOLUTION_WEIGHT_GRADIENT) float_convolution_weight_gradient(s, values[0], values[1], c->output);
-    } else if (good) {
-        if (c->pass == CONVOLUTION_FORWARD) mls_convolution_forward(s, &q[1], &q[0], c->output);
-        if (c->pass == CONVOLUTION_INPUT_ERROR) mls_convolution_input_error(s, &q[1], &q[0], c->output);
-        if (c->pass == CONVOLUTION_WEIGHT_GRADIENT) mls_convolution_weight_gradient(s, &q[0], &q[1], c->output);
-    }
-    for (int i = 0; i < 2; i++) {
-        mls_tensor_release(&q[i]);
-        memory_release(values[i]);
-    }
-    return good;
-}
-
-static bool run_packed(struct conv *c, const struct kernel_set *set, struct error *error)
-{
-    struct packed_request request = {.kernels = set, .shape = c->shape, .for_training = true};
-    memcpy(request.formats, c->formats, sizeof request.formats);
-    return packed_convolve_once(&request, c->pass, c->in[0].values, c->in[1].values, c->output, error);
-}
-
 static bool compute(const struct options *o, struct conv *c, struct error *error)
 {
-    const struct kernel_set *set = kernel_set_find(o->kernel);
-    const char *reason = NULL;
-    // The formats of the operand that takes no part must not stand in the way.
-    c->formats[c->result] = c->formats[c->operands[0]];
-    bool integers = mls_fits_int8(&c->formats[c->operands[0]]) && mls_fits_int8(&c->formats[c->operands[1]]);
-    if (!set && strcmp(o->kernel, "reference") != 0)
+    struct once_request request = {.shape = c->shape, .pass = c->pass, .kernels = kernel_set_find(o->kernel), .simulated = o->simulated};
+    const char *reason;
+    memcpy(request.formats, c->formats, sizeof request.formats);
+    if (!request.kernels && strcmp(o->kernel, "reference") != 0)
         return error_set(error, "--kernel %s: unknown or not supported by this processor; see mlsnet kernels", o->kernel);
-    c->path = o->simulated || !integers ? "simulated" : set && packed_supports(&c->shape, c->formats, &reason) ? set->name : "reference";
-    if (!integers && !o->simulated) fprintf(stderr, "mlsnet conv: the elements of the format are no integers of 8 bits: simulated in fp32\n");
+    const enum once_path path = once_path_of(&request, &reason);
+    c->path = path == ONCE_SIMULATED ? "simulated" : path == ONCE_REFERENCE ? "reference" : request.kernels->name;
+    if (path == ONCE_SIMULATED && !o->simulated)
+        fprintf(stderr, "mlsnet conv: the elements of the format are no integers of 8 bits: simulated in fp32\n");
     if (reason) fprintf(stderr, "mlsnet conv: %s: computed by the plain reference\n", reason);
-    if (set && strcmp(c->path, set->name) == 0) return run_packed(c, set, error);
-    return run_plain(c, strcmp(c->path, "simulated") == 0, error);
+    return convolve_once(&request, c->in[0].values, c->in[1].values, c->output, error);
 }
 
 static bool run(const struct options *o, struct error *error)
