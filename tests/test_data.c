@@ -7,6 +7,7 @@
 
 #include "base/memory.h"
 #include "data/data.h"
+#include "net/data_options.h"
 
 #define IDX 2 // index in data_sources
 #define TRAIN 37
@@ -331,11 +332,21 @@ static void test_augmentation(void **state)
     dataset_close(d);
 }
 
+// type= is an index of data_sources[], so both lists have one order.
+static void test_names(void **state)
+{
+    (void)state;
+    char names[512] = "";
+    for (int i = 0; data_sources[i]; i++) snprintf(names + strlen(names), sizeof names - strlen(names), "%s%s", i ? " " : "", data_sources[i]->name);
+    assert_string_equal(names, DATA_TYPE_NAMES);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_idx), cmocka_unit_test(test_bad_idx), cmocka_unit_test(test_cifar),
                                        cmocka_unit_test(test_order), cmocka_unit_test(test_loader_positions),
                                        cmocka_unit_test(test_loader_test_split), cmocka_unit_test(test_augmentation),
-                                       cmocka_unit_test(test_augmentation_key), cmocka_unit_test(test_colour_in_memory)};
+                                       cmocka_unit_test(test_augmentation_key), cmocka_unit_test(test_colour_in_memory),
+                                       cmocka_unit_test(test_names)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -115,12 +115,13 @@ static int open_data(struct session *session, const struct session_request *requ
     int classes;
     network_output(session->network, &classes);
     if (!shape_fits(session, &settings)) {
-        fprintf(stderr, "%s: [net] channels=%d height=%d width=%d: the data has %d, %d, %d\n", request->cfg_path, in.channels, in.height,
-                in.width, d->channels, d->picture_height, d->picture_width);
+        fprintf(stderr, "%s: [net] channels=%d height=%d width=%d: expected %d, %d, %d, as the data (type=%s) has, or [data] resize= or crop_scale=\n",
+                request->cfg_path, in.channels, in.height, in.width, d->channels, d->picture_height, d->picture_width, data_sources[settings.type]->name);
         return 2;
     }
     if (classes != d->classes) {
-        fprintf(stderr, "%s: the network predicts %d classes, the data has %d\n", request->cfg_path, classes, d->classes);
+        fprintf(stderr, "%s: the network predicts %d classes: expected %d, as the data (type=%s) has\n", request->cfg_path, classes, d->classes,
+                data_sources[settings.type]->name);
         return 2;
     }
     return 0;
@@ -163,12 +164,42 @@ static bool has_mls_option(const struct cfg *cfg)
     return false;
 }
 
+// The first MLS option of a section that the other has otherwise, or not at all.
+static const struct cfg_option *other_format(const struct cfg_section *a, const struct cfg_section *b)
+{
+    for (const struct option_description *row = mls_option_table; row->name; row++) {
+        const struct cfg_option *x = cfg_find_option(a, row->name), *y = cfg_find_option(b, row->name);
+        if (x && (!y || strcmp(x->value, y->value) != 0)) return x;
+    }
+    return NULL;
+}
+
+// Weights that were trained in another format than they are used in: that may be meant, but is easily forgotten.
+static void note_other_format(const struct session *session, const char *path)
+{
+    struct diagnostics diagnostics = {.path = path};
+    char *text = checkpoint_cfg_text(path);
+    struct cfg *was = text ? cfg_parse(path, text, strlen(text), &diagnostics) : NULL;
+    const struct cfg *now = session->cfg;
+    for (int i = 0; was && i < was->section_count && i < now->section_count; i++) {
+        const struct cfg_option *before = other_format(&was->sections[i], &now->sections[i]), *after = other_format(&now->sections[i], &was->sections[i]);
+        if (!before && !after) continue;
+        fprintf(stderr, "note: %s was trained with other MLS options: [%s] %s=%s %s\n", path, was->sections[i].name, (before ? before : after)->key,
+                (before ? before : after)->value, before ? "then" : "now");
+        break;
+    }
+    cfg_release(was);
+    diagnostics_release(&diagnostics);
+    free(text);
+}
+
 bool session_load_weights(struct session *session, const char *path, struct error *error)
 {
     struct darknet_header header;
     if (!checkpoint_load_weights(path, session->network, &header, error)) return false;
     if (header.known && !has_mls_option(session->cfg))
         fprintf(stderr, "note: %s holds weights of Darknet's kind, and the cfg runs convolutions in MLS; --set mls=0 gives fp32\n", path);
+    if (!header.known) note_other_format(session, path);
     return true;
 }
 

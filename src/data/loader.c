@@ -201,7 +201,7 @@ static bool is_ready(const struct loader *loader)
     return loader->open > 0 && (buffer->failed || buffer->done == buffer->images);
 }
 
-// The oldest buffer when it is ready, or has failed. That, and the end of the split, stays the oldest. So a run gets all batches
+// The oldest buffer once it is ready or has failed. A failed one, or the end of the split, stays the oldest. So a run gets all batches
 // before the one that stops it, however far ahead the threads were.
 static struct buffer *wait_for_buffer(struct loader *loader)
 {

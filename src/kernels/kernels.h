@@ -45,10 +45,10 @@ struct quantize_job {
     int row_quads;                // [16][4], I, 0 beyond the row's end; or NULL
 };
 
-// A row of neighbouring outputs of a forward or input-error convolution, for one or two blocks of 16 outputs.
-// A dot product takes 4 bytes that lie side by side: 4 channels of a pixel in a packed block, or 4 pixels of a channel in
-// planes. A quad is the first, a channel in planes. Groups G in ascending order; group k covers the quads quad_first[k] ..
-// quad_last[k], with weights of what lies outside the group or the window set to 0.
+// A row of neighbouring outputs of a forward or input-error convolution, for one or two blocks of 16 outputs. A dot product takes 4 bytes
+// that lie side by side: 4 channels of a pixel in a packed block, or 4 pixels of a channel in planes. A quad is 4 channels in a packed
+// block, a channel in planes. Groups G in ascending order; group k covers the quads quad_first[k] .. quad_last[k], with weights of what
+// lies outside the group or the window set to 0.
 struct convolve_job {
     int groups, taps, blocks;     // blocks of outputs: 1 or 2
     bool planar;                  // each group is one quad: a channel in planes
@@ -71,8 +71,7 @@ struct convolve_job {
 //   2 * output 0 = (d0 - d2) * 2 g0 + m1 + m2, 2 * output 1 = (d3 - d1) * 2 g2 + m1 - m2,
 //   m1 = (d1 + d2) * (g0 + g1 + g2), m2 = (d2 - d1) * (g0 - g1 + g2),
 // in integers, hence without an error, and 4 dot products where there were 6. That all sums are twice as large changes no rounding, since
-// what is subnormal is a multiple of the smallest float and exact either way. A line is what of a row lies side by side: a channel in
-// planes, a packed block.
+// what is subnormal is a multiple of the smallest float and exact either way. A line is the contiguous part of a row: a channel in planes, or a packed block.
 struct winograd_job {
     int groups, pixels;           // pixels: outputs of a row, a multiple of 8 or of 7
     bool planar;                  // each group is one quad, and that a line: as in struct convolve_job

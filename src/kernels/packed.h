@@ -5,8 +5,8 @@
 //   errors        [image][block][row][column / 4][16][4], which the weight gradient broadcasts
 //   weights       by output block, in the order in which the kernel reads them, once for each direction
 //
-// What is read only by the convolution of the image at hand is kept of the images at work, in the cache: the errors in the layout of
-// the activations, both operands as planes where groups have few channels, and the activations where no weight gradient follows.
+// What only the convolution of the same image reads is kept in the cache, for the images that are being computed: the errors in the layout
+// of the activations, both operands as planes where groups have few channels, and the activations where no weight gradient follows.
 //
 // The fp32 maps that come and go are blocked (base/blocked.h).
 //
@@ -53,8 +53,7 @@ struct packed_input {
     uint64_t tensor_key;
 };
 
-// Called for each image as soon as its output is complete, on the thread that computed it: what is done to it then finds it
-// in the cache. NULL: nothing.
+// Called for each image as soon as its output is complete, on the thread that computed it, while it is still in the cache. NULL: nothing.
 struct image_done {
     void (*function)(void *context, int image);
     void *context;

@@ -1,9 +1,9 @@
 // Packed convolutions: the weight gradient, from the bytes that forward and input error leave.
 //
-// A tile is a block of 16 input channels x GRADIENT_CHANNELS output channels. Its sum runs over the images in their order, so a
-// tile belongs to one thread, which reads all images, those that other threads wrote, too. A task is a number of
-// neighbouring tiles; it takes some images at a time, as many as the first cache holds of one tile, and does all its tiles for
-// them: so each byte comes once from afar.
+// A tile is a block of 16 input channels x GRADIENT_CHANNELS output channels. Its sum runs over the images in their order, so a tile
+// belongs to one thread, which reads all images, those that other threads wrote, too. A task is a number of neighbouring tiles; it takes as
+// many images at a time as the first cache holds of one tile, and computes all its tiles for them, so that each byte is fetched from far
+// away only once.
 #include <math.h>
 #include <string.h>
 

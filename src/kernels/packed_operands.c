@@ -18,7 +18,7 @@ static struct quantizer quantizer_of(const struct mls_format *format, bool neare
     return q;
 }
 
-// a > b, with NaN above all.
+// The larger number, or a NaN if there is one.
 static float larger_maximum(float a, float b)
 {
     return isnan(a) || a > b ? a : b;

@@ -87,7 +87,7 @@ VECTORIZED static void transform_weights(const int8_t *top, const int8_t *middle
             for (int c = 0; c < 4; c++) sums[k][i] += to[(size_t)k * distance + (size_t)(4 * i + c)];
 }
 
-// What the offsets add to each product is taken off m1 and m2 already, and so that it is right in their sum and in their difference.
+// The offsets' part of all products is subtracted from m1 and m2 beforehand, such that both their sum and their difference are right.
 static void set_starts(int32_t sums[4][BLOCK_CHANNELS], int32_t starts[2 * BLOCK_CHANNELS])
 {
     for (int i = 0; i < BLOCK_CHANNELS; i++) { // sums[0] and sums[3] are even

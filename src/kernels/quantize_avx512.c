@@ -5,9 +5,9 @@
 // I = ((Y' with its `dropped` low bits cleared) >> shift), dropped = max(floor(log2 Y), low) - mantissa: the same number as
 // in struct quantizer's formula, whose clamps at `high` and at 65535 change nothing that `largest` does not cut off as well.
 //
-// Small formats with one bit of mantissa, rounded to nearest: I changes only at numbers of two bits of mantissa, so it is read
-// from a table by the exponent and these bits of |x| * 2^16 / (St * Sg) + 1/2, which is exact there (the half stands for the
-// rounding to Y, whose ties no such number can tell from it).
+// Small formats with one bit of mantissa, rounded to nearest: I changes only at numbers of two bits of mantissa, so it is read from a table
+// by the exponent and these bits of |x| * 2^16 / (St * Sg) + 1/2, exact there (the half is the rounding to Y, whose ties cannot change
+// which side of such a number it falls on).
 struct quantizer_vectors {
     __m512i log_offset;     // 31 - mantissa
     __m512i fewest_dropped; // low - mantissa

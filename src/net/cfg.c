@@ -2,6 +2,7 @@
 
 #include <ctype.h>
 #include <stdarg.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -175,7 +176,7 @@ struct cfg *cfg_read(const char *path, struct diagnostics *diagnostics)
     size_t length = text ? fread(text, 1, LARGEST_FILE + 1, file) : 0;
     struct cfg *cfg = NULL;
     if (!file)
-        diagnostics_add(diagnostics, 1, NULL, "cannot open the file for reading");
+        diagnostics_add(diagnostics, 1, NULL, "cannot open the file for reading: %s", strerror(errno));
     else if (!text)
         diagnostics_add(diagnostics, 1, NULL, "out of memory");
     else if (ferror(file))

@@ -36,8 +36,8 @@ static inline size_t shape_stored(struct shape s)
     return blocked_channels(s.channels) * shape_pixels(s);
 }
 
-// Gates of a ReLU: one bit for each number of a map, [images][blocks][pixels / 32, rounded up][16]: of a word the highest bit is
-// that of the first of 32 pixels; 1: open.
+// Gates of a ReLU: one bit for each number of a map, [images][blocks][pixels / 32, rounded up][16]; a word's highest bit is that of its
+// first pixel; 1: open.
 #define GATE_PIXELS 32
 
 // Words of a block.
@@ -62,7 +62,7 @@ struct parameter {
     bool decay;         // weight decay applies (weights only, not biases and batch norm)
 };
 
-// What one forward or backward pass is told.
+// The arguments of one forward or backward pass.
 struct pass {
     struct thread_pool *pool;
     int images;          // images in this (sub)batch, <= network->max_images
@@ -108,7 +108,7 @@ struct layer {
     int delta_writers, delta_written_count; // readers that write delta; those that did in this backward pass
     bool delta_seen;           // the last writer called delta_ready for each image
 
-    // Evaluation: a [shortcut] that does each image of its own output while the same of this layer's is in the cache; or NULL.
+    // Evaluation: a [shortcut] that computes each image while that of this layer is still in the cache; or NULL.
     struct layer *output_follower;
     bool output_followed;      // it did so in this forward pass
 
@@ -120,7 +120,7 @@ struct layer {
     bool wants_raw;
     bool can_defer;            // can leave its output as a source
     bool can_be_followed;      // tells its output_follower of each image
-    bool is_alias;             // only another name for inputs[0], which those that name this layer get instead
+    bool is_alias;             // another name for inputs[0]; layers that name this one read that instead
     bool keeps_delta;          // backward leaves delta as it was
     bool backward_spares_input;  // backward does not read the inputs' outputs, so that their arrays may serve others
     bool backward_spares_output; // nor its own

@@ -20,13 +20,13 @@ struct mls_settings {
 // The table for struct mls_settings, all defaults NULL.
 extern const struct option_description mls_option_table[];
 
-// What holds for one layer: its own section goes before [net]; within a section an operand's option
-// goes before the plain one. `mls` is 1 by default. A format decides its fields (mls/presets.h) against what it goes before.
+// The settings of one layer: its own section overrides [net]; within a section an operand's option overrides the plain one. `mls` is 1 by
+// default. A format decides its fields (mls/presets.h) against what it goes before.
 void mls_settings_resolve(const struct mls_settings *layer, const struct mls_settings *net, int *mls,
                           struct mls_format formats[3]);
 
-// Reports options of a section that no operand can follow, since a format decides the matter that goes before them or stands
-// beside them. `net`: the settings of [net], NULL for [net] itself.
+// Reports options of a section that have no effect, because a format that overrides them, or stands beside them, fixes their value. `net`:
+// the settings of [net], NULL for [net] itself.
 bool mls_settings_check(const struct mls_settings *settings, const struct mls_settings *net, struct cfg_section *section,
                         struct diagnostics *diagnostics);
 

@@ -448,7 +448,7 @@ void network_destroy(struct network *network)
 // ---------------------------------------------------------------------------------------------
 // Running
 
-// What a layer did not give to a part of its own. Backward reads the error, writes that of each input, and looks at the output.
+// The time of a layer that is in none of its own parts. Backward reads the error, writes that of each input, and looks at the output.
 static void lap_layer(struct network *network, const struct layer *layer, enum profile_part part)
 {
     if (!network->profile) return;

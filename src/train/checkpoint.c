@@ -218,6 +218,15 @@ static bool load(const char *path, struct network *network, int layers, struct t
     return good;
 }
 
+char *checkpoint_cfg_text(const char *path)
+{
+    struct safetensors file;
+    const char *text = safetensors_read(path, &file, NULL) ? safetensors_metadata(&file, "cfg") : NULL;
+    char *copy = text ? strdup(text) : NULL;
+    safetensors_release(&file);
+    return copy;
+}
+
 bool checkpoint_load(const char *path, struct network *network, struct training_state *state, struct error *error)
 {
     struct darknet_header header;

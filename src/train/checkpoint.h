@@ -21,6 +21,8 @@ bool checkpoint_save(const char *path, const struct network *network, const stru
 // Weights and running statistics alone. A known header goes into the metadata, from where checkpoint_load_weights takes it again.
 bool checkpoint_save_weights(const char *path, const struct network *network, const char *cfg_text, const struct darknet_header *header,
                              struct error *error);
+// The cfg in the metadata, to be freed; NULL where there is none, as in a .weights file.
+char *checkpoint_cfg_text(const char *path);
 // Into a network of the same names and shapes; nothing is changed unless all is verified. state NULL: only the
 // weights and running statistics are wanted (momentum may be missing), which may come from one of Darknet's .weights files, too.
 bool checkpoint_load(const char *path, struct network *network, struct training_state *state, struct error *error);

@@ -45,11 +45,11 @@ long trainer_total_steps(const struct trainer *trainer, struct error *error);
 // best.safetensors when the test accuracy rises. false: a message; the last good checkpoint stays.
 bool trainer_run(struct trainer *trainer, struct error *error);
 
-// Adds to the gradients of one batch, with subdivisions; to the sum of its losses and the number of its right predictions too.
-// rounding: see struct pass; 0 in training.
+// Adds one batch, with subdivisions, to the gradients, the sum of the losses and the number of right predictions. rounding: see struct
+// pass; 0 in training.
 bool trainer_gradient(struct network *network, const struct training_settings *settings, const struct batch *batch, long step,
                       uint64_t rounding, double *loss_sum, long *correct, struct error *error);
-// One optimizer step on one batch, with subdivisions. loss is the mean over the batch.
+// One optimizer step on one batch, with subdivisions. The batch's losses are added to loss_sum.
 bool trainer_step(struct network *network, const struct training_settings *settings, const struct batch *batch, long step,
                   long total, double *loss_sum, long *correct, struct error *error);
 

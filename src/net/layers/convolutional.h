@@ -46,7 +46,7 @@ struct convolutional {
     float *scratch_gradient;             // reference
 };
 
-// Whether the mode does.
+// Whether this mode reads sources.
 static inline bool reads_sources(const struct convolutional *c)
 {
     return c->mode == MODE_PACKED || c->mode == MODE_DIRECT || c->mode == MODE_ROUNDED;
