@@ -26,7 +26,7 @@ struct work {
 
 static bool gives_probabilities(const struct network *network)
 {
-    return network->loss_layer && strcmp(network->loss_layer->type->name, "softmax") == 0;
+    return network->loss_layer && layer_is(network->loss_layer, LAYER_GIVES_PROBABILITIES);
 }
 
 static void report(const struct work *work, const char *path, const float *scores)

@@ -152,12 +152,12 @@ static void add_outputs(struct plan *plan, struct network *network)
 // ---------------------------------------------------------------------------------------------
 // Errors
 
-// A [shortcut] gives its error to both inputs. Its array can serve as theirs where nobody writes to it before its time:
+// A layer that gives its error to both inputs, as [shortcut]. Its array can serve as theirs where nobody writes to it before its time:
 // for the first input, that reads it next, if the shortcut is its only reader; for the second if all its other readers come
 // before the first input, and that leaves the array as it is.
 static void share_with_inputs(const struct network *network, struct layer *layer)
 {
-    if (strcmp(layer->type->name, "shortcut") != 0) return;
+    if (!layer_is(layer, LAYER_SHARES_DELTA)) return;
     struct layer *first = layer->inputs[0], *second = layer->inputs[1];
     if (first == second) return;
     if (!is_only_reader(network, layer, first, 0) || !first->needs_delta) return;

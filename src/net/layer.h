@@ -135,8 +135,18 @@ struct layer {
     double multiply_adds;      // per image, one forward pass, for `summary`
 };
 
+// What the network has to know of a layer type.
+enum layer_property {
+    LAYER_TAKES_MLS = 1,        // the MLS options belong to its section, too
+    LAYER_IS_LOSS = 2,          // adds to network->loss
+    LAYER_GIVES_PROBABILITIES = 4, // of the classes
+    LAYER_SHARES_DELTA = 8,     // gives its delta to both inputs as it is
+    LAYER_HAS_PARTS = 16        // measures all of its time by parts of its own (net/profile.h)
+};
+
 struct layer_type {
     const char *name, *alias;          // "convolutional", "conv"; alias may be NULL
+    unsigned properties;               // enum layer_property
     const char *help;
     const struct option_description *options;
     size_t settings_size;
@@ -162,6 +172,11 @@ struct layer_type {
 // All layer types, ended by NULL (layers/table.c).
 extern const struct layer_type *const layer_types[];
 const struct layer_type *layer_type_find(const char *name); // by name or alias
+
+static inline bool layer_is(const struct layer *layer, enum layer_property property)
+{
+    return layer->type->properties & property;
+}
 
 // Whether input k of `reader` is `layer`, and is really read.
 static inline bool layer_reads(const struct layer *reader, int k, const struct layer *layer)

@@ -285,15 +285,10 @@ static bool add_layer(struct network *network, struct cfg_section *section, stru
     network->layers[network->layer_count++] = layer;
     bool good = options_read(type->options, section, layer->settings, diagnostics);
     good = good && type->create(layer, diagnostics);
-    bool takes_mls = strcmp(type->name, "convolutional") == 0;
+    bool takes_mls = layer_is(layer, LAYER_TAKES_MLS);
     const struct option_description *const tables[] = {type->options, takes_mls ? mls_option_table : NULL, NULL};
     if (good || !takes_mls) options_report_unknown(section, tables, diagnostics);
     return good;
-}
-
-static bool is_type(const struct layer *layer, const char *name)
-{
-    return strcmp(layer->type->name, name) == 0;
 }
 
 // The loss is the last thing that is computed, and there is one; behind [softmax] a [cost] may stand, as in Darknet's files.
@@ -302,14 +297,14 @@ static void check_ends(const struct network *network, struct diagnostics *diagno
     const struct layer *loss = network->loss_layer;
     for (int i = 0; loss && i < network->layer_count; i++) {
         const struct layer *layer = network->layers[i];
-        bool a_loss = is_type(layer, "softmax") || is_type(layer, "cost");
-        bool behind = i == loss->index + 1 && i + 1 == network->layer_count && is_type(layer, "cost") && is_type(loss, "softmax");
-        if (i < loss->index && a_loss)
+        bool behind = i == loss->index + 1 && i + 1 == network->layer_count && layer_is(layer, LAYER_IS_LOSS) &&
+                      !layer_is(layer, LAYER_GIVES_PROBABILITIES) && layer_is(loss, LAYER_GIVES_PROBABILITIES);
+        if (i < loss->index && layer_is(layer, LAYER_IS_LOSS))
             diagnostics_add(diagnostics, layer->section->line, layer->section->name, "a second loss, beside [%s] of layer %d: expected one",
                             loss->section->name, loss->index);
         if (i > loss->index && !behind)
             diagnostics_add(diagnostics, layer->section->line, layer->section->name, "behind the loss, [%s] of layer %d: expected nothing%s",
-                            loss->section->name, loss->index, is_type(loss, "softmax") ? " but one [cost]" : "");
+                            loss->section->name, loss->index, layer_is(loss, LAYER_GIVES_PROBABILITIES) ? " but one [cost]" : "");
     }
 }
 
@@ -317,11 +312,11 @@ static void find_ends(struct network *network, bool needs_loss, struct diagnosti
 {
     for (int i = 0; i < network->layer_count; i++) {
         struct layer *layer = network->layers[i];
-        if (strcmp(layer->type->name, "softmax") == 0) network->output_layer = network->loss_layer = layer;
+        if (layer_is(layer, LAYER_GIVES_PROBABILITIES)) network->output_layer = network->loss_layer = layer;
     }
     if (network->output_layer) return;
     network->output_layer = named_layer(network, network->layer_count - 1);
-    if (strcmp(network->output_layer->type->name, "cost") == 0) {
+    if (layer_is(network->output_layer, LAYER_IS_LOSS)) {
         network->loss_layer = network->output_layer;
         network->output_layer = network->loss_layer->inputs[0] ? network->loss_layer->inputs[0] : network->loss_layer;
     } else if (needs_loss) {
@@ -455,10 +450,10 @@ static void lap_layer(struct network *network, const struct layer *layer, enum p
     size_t values = shape_size(layer->output_shape);
     for (int i = 0; i < layer->input_count; i++) values += shape_size(layer_input_shape(layer, i));
     if (part == PART_BACKWARD) values += shape_size(layer->output_shape);
-    // [convolutional] gives all that it does to parts of its own; others may have been done by the layer below or, backward, above.
+    // What the layer does in parts of its own, or the layer below or, backward, above has done for it, is not counted again.
     const struct layer *first = layer->input_count > 0 ? layer->inputs[0] : NULL;
     bool followed = first && first->output_followed && first->output_follower == layer;
-    bool nothing = strcmp(layer->type->name, "convolutional") == 0 || (part == PART_BACKWARD ? layer->delta_seen : followed);
+    bool nothing = layer_is(layer, LAYER_HAS_PARTS) || (part == PART_BACKWARD ? layer->delta_seen : followed);
     profile_lap(network->profile, layer->index, part, 0, nothing ? 0 : 4.0 * (double)values * network->max_images, false);
 }
 

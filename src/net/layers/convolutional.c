@@ -374,7 +374,7 @@ static void operations(const struct layer *layer, struct operations *operations)
 }
 
 const struct layer_type convolutional_layer_type = {
-    .name = "convolutional", .alias = "conv", .help = "convolution, with batch normalization and activation",
+    .name = "convolutional", .alias = "conv", .properties = LAYER_TAKES_MLS | LAYER_HAS_PARTS, .help = "convolution, with batch normalization and activation",
     .options = options, .settings_size = sizeof(struct convolutional_settings),
     .create = create, .forward = forward, .backward = backward, .destroy = destroy, .operations = operations, .describe = describe,
 };

@@ -28,7 +28,7 @@ static const struct option_description options[] = {
 
 static bool follows_softmax(const struct layer *layer)
 {
-    return layer->inputs[0] && strcmp(layer->inputs[0]->type->name, "softmax") == 0;
+    return layer->inputs[0] && layer_is(layer->inputs[0], LAYER_GIVES_PROBABILITIES);
 }
 
 static bool create(struct layer *layer, struct diagnostics *diagnostics)
@@ -113,7 +113,7 @@ static void operations(const struct layer *layer, struct operations *operations)
 }
 
 const struct layer_type cost_layer_type = {
-    .name = "cost", .help = "loss of networks without [softmax]", .options = options,
+    .name = "cost", .properties = LAYER_IS_LOSS, .help = "loss of networks without [softmax]", .options = options,
     .settings_size = sizeof(struct cost_settings),
     .create = create, .forward = forward, .backward = backward, .destroy = destroy, .operations = operations,
 };

@@ -343,7 +343,7 @@ static void operations(const struct layer *layer, struct operations *operations)
 }
 
 const struct layer_type shortcut_layer_type = {
-    .name = "shortcut", .help = "adds the output of an earlier layer", .options = options,
+    .name = "shortcut", .properties = LAYER_SHARES_DELTA, .help = "adds the output of an earlier layer", .options = options,
     .settings_size = sizeof(struct shortcut_settings),
     .create = create, .planned = planned, .forward = forward, .backward = backward, .destroy = destroy, .operations = operations,
 };

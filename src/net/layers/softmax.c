@@ -200,7 +200,7 @@ static void operations(const struct layer *layer, struct operations *operations)
 }
 
 const struct layer_type softmax_layer_type = {
-    .name = "softmax", .alias = "soft", .help = "class probabilities and cross-entropy loss", .options = options,
-    .settings_size = sizeof(struct softmax_settings),
+    .name = "softmax", .alias = "soft", .help = "class probabilities and cross-entropy loss",
+    .properties = LAYER_IS_LOSS | LAYER_GIVES_PROBABILITIES, .options = options, .settings_size = sizeof(struct softmax_settings),
     .create = create, .forward = forward, .backward = backward, .destroy = destroy, .operations = operations,
 };
