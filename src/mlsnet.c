@@ -1,4 +1,4 @@
-// The public interface, thin over the floors below.
+// The public interface, thin over what lies below.
 #include "mlsnet.h"
 
 #include <stdlib.h>
@@ -171,8 +171,7 @@ static bool open_network(mlsnet_network *n, const char *cfg_path, const char *co
     if (good && !(n->cfg_text = cfg_to_text(n->cfg))) return error_set(error, "out of memory");
     if (good && !(n->pool = thread_pool_create(threads > 0 ? threads : threads_available(), error))) return false;
     if (good) {
-        struct cfg_section *net = cfg_find_section(n->cfg, "net");
-        options_read(training_option_table, net ? net : cfg_find_section(n->cfg, "network"), &n->training, &diagnostics);
+        training_settings_read(n->cfg, &n->training, &diagnostics);
         struct network_request request = {.for_training = true, .max_images = batch, .seed = (uint64_t)n->training.seed};
         n->network = network_create(n->cfg, &request, n->pool, &diagnostics);
         good = n->network && diagnostics.count == 0;

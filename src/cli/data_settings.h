@@ -1,4 +1,4 @@
-// From [data], [net] and Darknet's .data file to the settings of the data floor.
+// From [data], [net] and Darknet's .data file to the settings of src/data.
 #ifndef CLI_DATA_SETTINGS_H
 #define CLI_DATA_SETTINGS_H
 

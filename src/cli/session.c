@@ -23,16 +23,6 @@ static bool apply_set(struct cfg *cfg, const struct session_request *request, st
     return request->seed == SEED_OF_CFG || cfg_set(cfg, text, error);
 }
 
-static void read_training(struct session *session, struct diagnostics *diagnostics)
-{
-    struct cfg_section *net = cfg_find_section(session->cfg, "net");
-    if (!net) net = cfg_find_section(session->cfg, "network");
-    options_read(training_option_table, net, &session->training, diagnostics);
-    if (session->training.steps.count != session->training.scales.count)
-        diagnostics_add(diagnostics, net ? net->line : 1, "net", "steps has %d numbers, scales %d: expected as many",
-                        session->training.steps.count, session->training.scales.count);
-}
-
 static void read_data(struct session *session, struct diagnostics *diagnostics)
 {
     struct cfg_section *data = cfg_find_section(session->cfg, "data");
@@ -47,7 +37,7 @@ static int open_network(struct session *session, const struct session_request *r
     struct network_request wanted = {.for_training = request->for_training, .max_images = request->max_images,
                                      .kernel = request->kernel, .loss_optional = request->loss_optional,
                                      .plain_operands = request->plain_operands};
-    read_training(session, &diagnostics);
+    training_settings_read(session->cfg, &session->training, &diagnostics);
     read_data(session, &diagnostics);
     wanted.seed = (uint64_t)session->training.seed;
     session->network = network_create(session->cfg, &wanted, session->pool, &diagnostics);

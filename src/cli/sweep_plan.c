@@ -181,10 +181,10 @@ static bool check_cfg(struct cfg *cfg, const struct energy_table *table, struct 
                       struct diagnostics *diagnostics)
 {
     const struct option_description *const data_tables[] = {data_option_table, NULL};
-    struct cfg_section *net = cfg_find_section(cfg, "net"), *data = cfg_find_section(cfg, "data");
+    struct cfg_section *data = cfg_find_section(cfg, "data");
     struct training_settings training = {0};
     struct data_options data_options = {0};
-    options_read(training_option_table, net ? net : cfg_find_section(cfg, "network"), &training, diagnostics);
+    training_settings_read(cfg, &training, diagnostics);
     options_read(data_option_table, data, &data_options, diagnostics);
     if (data) options_report_unknown(data, data_tables, diagnostics);
     const struct network_request wanted = {.max_images = 1};

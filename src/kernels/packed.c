@@ -37,6 +37,7 @@ bool packed_supports(const struct convolution_shape *shape, const struct mls_for
     products = fmax(products, largest_product(&formats[MLS_WEIGHT], &formats[MLS_ERROR]));
     products = fmax(products, largest_product(&formats[MLS_ACTIVATION], &formats[MLS_ERROR]));
     double pixels = (double)shape->out_height * shape->out_width;
+    // A sum of forward or input error begins with what the zero point adds, which may be as large as all products: hence twice.
     // A weight gradient's sum begins with what the zero point adds, so no part of it is larger than all products together.
     if (2 * products * window * channels > INT32_MAX || products * pixels > INT32_MAX)
         *reason = "a sum could exceed 32 bits";

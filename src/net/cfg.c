@@ -213,6 +213,12 @@ struct cfg_section *cfg_find_section(const struct cfg *cfg, const char *name)
     return NULL;
 }
 
+struct cfg_section *cfg_find_net(const struct cfg *cfg)
+{
+    struct cfg_section *section = cfg_find_section(cfg, "net");
+    return section ? section : cfg_find_section(cfg, "network");
+}
+
 const struct cfg_option *cfg_find_option(const struct cfg_section *section, const char *key)
 {
     for (int i = 0; i < section->option_count; i++)
@@ -269,8 +275,7 @@ static bool set_bare(struct cfg *cfg, const char *key, const char *value, struct
     for (int i = 0; i < 3; i++) in_net = in_net || table_has(bare_tables[i], key);
     if (in_data && (!in_net || cfg_find_section(cfg, "data"))) return set_in_data(cfg, key, value, error);
     if (in_net) {
-        struct cfg_section *section = cfg_find_section(cfg, "net");
-        if (!section) section = cfg_find_section(cfg, "network");
+        struct cfg_section *section = cfg_find_net(cfg);
         if (!section) return error_set(error, "--set %s: the cfg has no [net] section", key);
         return set_option(section, key, value) || error_set(error, "out of memory");
     }

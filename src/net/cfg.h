@@ -56,6 +56,7 @@ char *cfg_to_text(const struct cfg *cfg);
 
 // First section with this name (case-sensitive), or NULL.
 struct cfg_section *cfg_find_section(const struct cfg *cfg, const char *name);
+struct cfg_section *cfg_find_net(const struct cfg *cfg); // [net], or by its other name [network]
 const struct cfg_option *cfg_find_option(const struct cfg_section *section, const char *key);
 void cfg_remove_option(struct cfg_section *section, const struct cfg_option *option);
 

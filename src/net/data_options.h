@@ -1,4 +1,4 @@
-// The options of [data], and those that Darknet has in [net]; the data floor gets them as struct data_settings.
+// The options of [data], and those that Darknet has in [net]; src/data gets them as struct data_settings.
 #ifndef NET_DATA_OPTIONS_H
 #define NET_DATA_OPTIONS_H
 

@@ -82,7 +82,11 @@ struct pass {
 // the quantizer of the next layer a pass over memory.
 //
 // `delta` is dL/d(output). Layers share arrays for it where their times do not overlap (net/arrays.h), and a [shortcut] passes
-// the same numbers on to both inputs in one array.
+// the same numbers on to both inputs in one array (delta_owner). In a backward pass it goes: the readers of the output, from the last
+// one to the first, write delta or add to it (layer_input_delta, which counts them in delta_written_count); the last one calls
+// delta_ready for each image, if there is such a function, and sets delta_seen; then the layer's own backward reads it.
+//
+// Lanes of a blocked map that stand for no channel may hold anything (base/blocked.h), in outputs and deltas.
 struct layer {
     const struct layer_type *type;
     struct network *network;

@@ -79,3 +79,12 @@ const struct option_description data_option_table[] = {
     {0},
 };
 // clang-format on
+
+void training_settings_read(const struct cfg *cfg, struct training_settings *settings, struct diagnostics *diagnostics)
+{
+    struct cfg_section *net = cfg_find_net(cfg);
+    options_read(training_option_table, net, settings, diagnostics);
+    if (settings->steps.count != settings->scales.count)
+        diagnostics_add(diagnostics, net ? net->line : 1, "net", "steps has %d numbers, scales %d: expected as many", settings->steps.count,
+                        settings->scales.count);
+}

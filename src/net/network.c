@@ -201,8 +201,7 @@ static void report_unknown_section(const struct cfg_section *section, struct dia
 
 static bool read_net(struct network *network, struct cfg *cfg, struct diagnostics *diagnostics)
 {
-    struct cfg_section *section = cfg_find_section(cfg, "net");
-    if (!section) section = cfg_find_section(cfg, "network");
+    struct cfg_section *section = cfg_find_net(cfg);
     if (!section) {
         diagnostics_add(diagnostics, 1, "net", "missing: a cfg starts with a [net] section");
         return false;
@@ -213,7 +212,7 @@ static bool read_net(struct network *network, struct cfg *cfg, struct diagnostic
     good &= options_read(mls_option_table, section, &network->settings.mls, diagnostics) &&
             mls_settings_check(&network->settings.mls, NULL, section, diagnostics);
     const struct option_description *const tables[] = {net_option_table, mls_option_table, training_option_table, NULL};
-    // The training options are read by the training floor; here they only count as known.
+    // The training options are read by training_settings_read; here they only count as known.
     for (const struct option_description *row = training_option_table; row->name; row++)
         for (int i = 0; i < section->option_count; i++)
             if (strcmp(section->options[i].key, row->name) == 0) section->options[i].used = true;

@@ -12,7 +12,7 @@
 enum batch_norm_epsilon { BATCH_NORM_EPSILON_VARIANCE, BATCH_NORM_EPSILON_DEVIATION };
 #define BATCH_NORM_EPSILON_NAMES "variance deviation"
 
-// [net]: what the network floor reads itself. Options of training (learning_rate, ...) are in the same section
+// [net]: what the network reads itself. Options of training (learning_rate, ...) are in the same section
 // and read by train/ with a table of its own; both tables count as known.
 struct net_settings {
     int batch, subdivisions;
@@ -20,7 +20,7 @@ struct net_settings {
     char *kernel;       // name of the MLS kernel set; NULL: the best this processor has
     int batch_norm_epsilon; // enum batch_norm_epsilon, or OPTION_UNSET: as the weights say
     struct mls_settings mls;
-    struct augmentation_options augmentation; // for the data floor
+    struct augmentation_options augmentation; // for src/data
 };
 extern const struct option_description net_option_table[];      // without the mls_* ones (see mls_option_table)
 extern const struct option_description training_option_table[]; // training_options.h

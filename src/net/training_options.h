@@ -2,6 +2,7 @@
 #ifndef NET_TRAINING_OPTIONS_H
 #define NET_TRAINING_OPTIONS_H
 
+#include "net/cfg.h"
 #include "net/options.h"
 
 enum learning_rate_policy {
@@ -16,5 +17,8 @@ struct training_settings {
     int step;
     struct option_list steps, scales;
 };
+
+// From [net], with what they must be among themselves; released by options_release(training_option_table, ...).
+void training_settings_read(const struct cfg *cfg, struct training_settings *settings, struct diagnostics *diagnostics);
 
 #endif
