@@ -139,7 +139,7 @@ static int already_finished(const struct options *options, const struct run_fold
     size_t size;
     struct error error;
     if (!options->json) {
-        if (!options->quiet) printf("already finished: %ld of %ld steps; give more epochs to go on\n", trainer->state.step, total);
+        if (!options->quiet) printf("already finished: %ld of %ld steps; give more epochs or max_batches to go on\n", trainer->state.step, total);
         return 0;
     }
     run_folder_file(folder, "summary.json", path);

@@ -70,7 +70,7 @@ struct data_source {
     const char *where_to_get; // shown when a file is missing
     // true if the folder seems to hold this data set. NULL: settings tell all, no folder is looked for.
     bool (*present)(const char *folder);
-    // Fills classes, names, default mean and std, and both splits from the folder; and channels, picture_height and
+    // Fills classes, names, default mean and std (above 0), and both splits from the folder; and channels, picture_height and
     // picture_width, if the pictures are in memory (for files channels is set already).
     bool (*read)(struct dataset *dataset, const char *folder, struct error *error);
 };
@@ -78,7 +78,8 @@ extern const struct data_source *const data_sources[]; // ended by NULL
 // Index of a source; -1: none of that name.
 int data_source_find(const char *name);
 
-// What a source's read function uses: `count` names, copied; `count` pictures for a split, in memory or as files.
+// What a source's read function uses: `count` names, copied; `count` pictures for a split, in memory (of channels, picture_height and
+// picture_width, which have to be set before) or as files.
 bool dataset_set_names(struct dataset *dataset, const char *const *names, int count, struct error *error);
 bool split_allocate(const struct dataset *dataset, struct split *split, int count, struct error *error);
 bool split_allocate_files(struct split *split, int count, struct error *error);

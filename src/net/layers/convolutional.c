@@ -224,7 +224,8 @@ static void describe(const struct layer *layer, char *text, size_t size)
 {
     const struct convolutional *c = layer->state;
     char formats[128] = "fp32";
-    static const char *const suffix[] = {"", "", " simulated", " plain C", " simulated", ""};
+    static const char *const suffix[] = {[MODE_DIRECT] = "", [MODE_PACKED] = "", [MODE_BLAS] = "", [MODE_ROUNDED] = " simulated",
+                                         [MODE_SIMULATED] = " simulated", [MODE_REFERENCE] = " plain C"};
     if (c->mode != MODE_DIRECT && c->mode != MODE_BLAS) mls_formats_describe(c->formats, formats, sizeof formats);
     snprintf(text, size, "%dx%d/%d%s %s%s", c->shape.kernel_height, c->shape.kernel_width, c->shape.stride,
              c->shape.groups > 1 ? " grouped" : "", formats, suffix[c->mode]);
