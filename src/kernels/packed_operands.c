@@ -283,7 +283,7 @@ static inline size_t code_at(const struct packed_convolution *packed, bool forwa
 {
     const size_t channels = (size_t)inputs_of_group(&packed->shape);
     const size_t out = (size_t)(forward ? output : reduced), in = (size_t)(forward ? reduced : output);
-    return ((size_t)window * (size_t)packed->shape.out_channels + out) * channels + in % channels;
+    return ((size_t)window * (size_t)packed->shape.out_channels + out) * channels + (in < channels ? in : in % channels);
 }
 
 // The codes of one window position and 4 reduced channels for 16 outputs, [16][4]: all there.
@@ -306,14 +306,13 @@ static inline void outputs_of_group(const struct packed_convolution *packed, con
     *end = *first + outputs;
 }
 
-// The 64 bytes of one quad and tap: 4 of each of 16 outputs, 0 where the group, the window, the outputs or their convolution group end.
+// The 64 bytes of one quad and tap: 4 of each of 16 outputs, 0 where the group, the window, the outputs or their convolution group end,
+// which has the outputs from `first` to before `end`.
 VECTOR_INLINE void pack_dot_product(const struct packed_convolution *packed, const struct direction *d, const int window[4], int block,
-                             int group, int quad, int8_t to[64])
+                             int group, int quad, int first, int end, int8_t to[64])
 {
     const bool forward = d == &packed->forward;
     const int block_first = block * BLOCK_CHANNELS, block_end = block_first + BLOCK_CHANNELS;
-    int first, end;
-    outputs_of_group(packed, d, d->group_first[group], &first, &end);
     bool whole = first <= block_first && end >= block_end && 4 * quad >= d->group_first[group] && 4 * quad + 3 <= d->group_last[group];
     if (!d->planar && whole) {
         pack_whole(packed, forward, window[0], block_first, 4 * quad, to);
@@ -344,9 +343,11 @@ VECTORIZED static int8_t *pack_group(const struct packed_convolution *packed, co
                                      int block, int group, int8_t *to, int32_t sums[BLOCK_CHANNELS])
 {
     vector_int total = {0};
+    int first, end;
+    outputs_of_group(packed, d, d->group_first[group], &first, &end);
     for (int quad = d->quad_first[group]; quad <= d->quad_last[group]; quad++)
         for (int tap = 0; tap < phase->taps; tap++, to += 64) {
-            pack_dot_product(packed, d, phase->tap_weights[tap], block, group, quad, to);
+            pack_dot_product(packed, d, phase->tap_weights[tap], block, group, quad, first, end, to);
             total = add_sums(total, to);
         }
     memcpy(sums, &total, sizeof total);
