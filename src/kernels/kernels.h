@@ -71,7 +71,8 @@ struct convolve_job {
 //   2 * output 0 = (d0 - d2) * 2 g0 + m1 + m2, 2 * output 1 = (d3 - d1) * 2 g2 + m1 - m2,
 //   m1 = (d1 + d2) * (g0 + g1 + g2), m2 = (d2 - d1) * (g0 - g1 + g2),
 // in integers, hence without an error, and 4 dot products where there were 6. That all sums are twice as large changes no rounding, since
-// what is subnormal is a multiple of the smallest float and exact either way. A line is the contiguous part of a row: a channel in planes, or a packed block.
+// what is subnormal is a multiple of the smallest float and exact either way. A line is the contiguous part of a row: a channel in
+// planes, or a packed block.
 struct winograd_job {
     int groups, pixels;           // pixels: outputs of a row, a multiple of 8 or of 7
     bool planar;                  // each group is one quad, and that a line: as in struct convolve_job

@@ -10,8 +10,9 @@
 //
 // The fp32 maps that come and go are blocked (base/blocked.h).
 //
-// What is computed is section 4 of mls-format.md, bit for bit, in convolution groups of any size; depthwise convolutions have kernels of their own (depthwise.h). Shapes and
-// formats that do not fit (I beyond int8, sums beyond 32 bits, padding as large as the window) are refused by packed_supports and run on src/mls.
+// What is computed is section 4 of mls-format.md (src/mls), bit for bit, in convolution groups of any size; depthwise convolutions have
+// kernels of their own (depthwise.h). Shapes and formats that do not fit (I beyond int8, sums beyond 32 bits, padding as large as the
+// window) are refused by packed_supports and run on src/mls.
 #ifndef KERNELS_PACKED_H
 #define KERNELS_PACKED_H
 
