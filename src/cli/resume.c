@@ -46,10 +46,9 @@ static bool sections_fit(const struct cfg_section *was, const struct cfg_section
     if (strcmp(was->name, now->name) != 0)
         return error_set(error, "--resume: %s:%d: [%s], now [%s]: " WHAT_TO_DO, path, was->line, was->name, now->name);
     const struct cfg_option *option = difference(was, now), *other = option ? cfg_find_option(now, option->key) : NULL;
-    if (option && other)
-        return error_set(error, "--resume: %s:%d: [%s] %s=%s, now %s: " WHAT_TO_DO, path, option->line, was->name, option->key, option->value, other->value);
     if (option)
-        return error_set(error, "--resume: %s:%d: [%s] %s=%s, now not given: " WHAT_TO_DO, path, option->line, was->name, option->key, option->value);
+        return error_set(error, "--resume: %s:%d: [%s] %s=%s, now %s: " WHAT_TO_DO, path, option->line, was->name, option->key, option->value,
+                         other ? other->value : "not given");
     option = difference(now, was);
     return !option || error_set(error, "--resume: %s:%d: [%s] has no %s, now %s=%s: " WHAT_TO_DO, path, was->line, was->name, option->key,
                                 option->key, option->value);
@@ -71,7 +70,8 @@ bool resume_fits(const struct session *session, const struct run_folder *folder,
     struct diagnostics diagnostics = {.path = path};
     struct cfg *was = cfg_read(path, &diagnostics);
     bool good = was && cfgs_fit(was, session->cfg, path, error);
-    if (!was) error_set(error, "--resume: %.*s", diagnostics.text ? (int)strcspn(diagnostics.text, "\n") : 0, diagnostics.text ? diagnostics.text : "");
+    const char *problem = diagnostics.text ? diagnostics.text : "out of memory";
+    if (!was) error_set(error, "--resume: %.*s", (int)strcspn(problem, "\n"), problem);
     diagnostics_release(&diagnostics);
     cfg_release(was);
     return good;

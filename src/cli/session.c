@@ -102,16 +102,17 @@ static int open_data(struct session *session, const struct session_request *requ
     if (!dataset_open(&settings, folder, &session->dataset, &error)) return fail(error.message, 1);
     const struct shape in = session->network->input_shape;
     const struct dataset *d = session->dataset;
+    const char *type = data_sources[settings.type]->name;
     int classes;
     network_output(session->network, &classes);
     if (!shape_fits(session, &settings)) {
-        fprintf(stderr, "%s: [net] channels=%d height=%d width=%d: expected %d, %d, %d, as the data (type=%s) has, or [data] resize= or crop_scale=\n",
-                request->cfg_path, in.channels, in.height, in.width, d->channels, d->picture_height, d->picture_width, data_sources[settings.type]->name);
+        fprintf(stderr, "%s: [net] channels=%d height=%d width=%d: expected %d, %d, %d, as the data (type=%s) has, or [data] resize= or "
+                "crop_scale=\n", request->cfg_path, in.channels, in.height, in.width, d->channels, d->picture_height, d->picture_width, type);
         return 2;
     }
     if (classes != d->classes) {
-        fprintf(stderr, "%s: the network predicts %d classes: expected %d, as the data (type=%s) has\n", request->cfg_path, classes, d->classes,
-                data_sources[settings.type]->name);
+        fprintf(stderr, "%s: the network predicts %d classes: expected %d, as the data (type=%s) has\n", request->cfg_path, classes,
+                d->classes, type);
         return 2;
     }
     return 0;
@@ -172,10 +173,11 @@ static void note_other_format(const struct session *session, const char *path)
     struct cfg *was = text ? cfg_parse(path, text, strlen(text), &diagnostics) : NULL;
     const struct cfg *now = session->cfg;
     for (int i = 0; was && i < was->section_count && i < now->section_count; i++) {
-        const struct cfg_option *before = other_format(&was->sections[i], &now->sections[i]), *after = other_format(&now->sections[i], &was->sections[i]);
-        if (!before && !after) continue;
-        fprintf(stderr, "note: %s was trained with other MLS options: [%s] %s=%s %s\n", path, was->sections[i].name, (before ? before : after)->key,
-                (before ? before : after)->value, before ? "then" : "now");
+        const struct cfg_section *then = &was->sections[i], *current = &now->sections[i];
+        const struct cfg_option *before = other_format(then, current), *option = before ? before : other_format(current, then);
+        if (!option) continue;
+        fprintf(stderr, "note: %s was trained with other MLS options: [%s] %s=%s %s\n", path, then->name, option->key, option->value,
+                before ? "then" : "now");
         break;
     }
     cfg_release(was);
