@@ -17,6 +17,8 @@ struct options {
     bool simulated, json;
 };
 
+#define MOST_CHANNELS (1 << 20) // as convolution_shape_complete takes
+
 struct conv {
     enum convolution_pass pass;
     const enum mls_operand *operands; // of the two inputs
@@ -51,9 +53,9 @@ static const int *dims_of(const struct conv *c, enum mls_operand operand)
     return c->operands[0] == operand ? c->in[0].dims : c->operands[1] == operand ? c->in[1].dims : NULL;
 }
 
-static bool in_range(const char *option, int value, int least, struct error *error)
+static bool in_range(const char *option, int value, int least, int most, struct error *error)
 {
-    return (value >= least && value <= 1024) || error_set(error, "%s %d: expected %d to 1024", option, value, least);
+    return (value >= least && value <= most) || error_set(error, "%s %d: expected %d to %d", option, value, least, most);
 }
 
 // The sizes that the two arrays give, and those that they leave open.
@@ -61,7 +63,9 @@ static bool find_shape(const struct options *o, struct conv *c, struct error *er
 {
     const int *a = dims_of(c, MLS_ACTIVATION), *w = dims_of(c, MLS_WEIGHT), *e = dims_of(c, MLS_ERROR);
     struct convolution_shape *s = &c->shape;
-    if (!in_range("--stride", o->stride, 1, error) || !in_range("--pad", o->padding, 0, error) || !in_range("--groups", o->groups, 1, error))
+    const int most_groups = w ? MOST_CHANNELS / w[1] : MOST_CHANNELS; // so that all channels are a number that can be
+    if (!in_range("--stride", o->stride, 1, 1024, error) || !in_range("--pad", o->padding, 0, 1024, error) ||
+        !in_range("--groups", o->groups, 1, most_groups, error))
         return false;
     *s = (struct convolution_shape){.stride = o->stride, .padding = o->padding, .groups = o->groups};
     s->images = a ? a[0] : e[0];
