@@ -2,14 +2,9 @@
 # `mlsnet energy` from end to end: its three forms of output agree, options reach it, bad input is one line and status 2.
 cd "$(dirname "$0")/.." && . tests/testing.bash
 
-refused() { # NAME EXPECTED-TEXT ARGUMENTS...: status 2, one line on stderr, nothing on stdout
-  local name=$1 text=$2; shift 2
-  "$MLSNET" energy "$@" >"$work/out" 2>"$work/err"
-  if [ $? = 2 ] && [ ! -s "$work/out" ] && [ "$(wc -l <"$work/err")" = 1 ] && grep -qF -- "$text" "$work/err"; then
-    ok "$name"
-  else
-    bad "$name" "$(cat "$work/err")"
-  fi
+refuses() { # NAME TEXT ARGUMENTS...: and nothing on stdout
+  refused "$1" 2 "$2" "$MLSNET" energy "${@:3}"
+  check "... and nothing on stdout" [ ! -s "$work/out" ]
 }
 
 cat >"$work/net.cfg" <<'END'
@@ -89,13 +84,13 @@ check "the comparison with FP8" grep -q '^fp8 ' "$work/a.txt"
 check "memory traffic by bits" grep -Eq '^activations +6 ' "$work/a.txt"
 tables() { for t in cfg/energy/*nm.cfg; do energy --table "$t" >/dev/null || return 1; done; }
 check "every table of cfg/energy is read" tables
-refused "an unknown format" "such format; expected all, or some of fp32" "$work/net.cfg" --against fp32,fp9
-refused "no table" "nowhere.cfg:1: cannot open" "$work/net.cfg" --table "$work/nowhere.cfg"
-refused "no formats" "nowhere.cfg:1: cannot open" "$work/net.cfg" --formats "$work/nowhere.cfg"
+refuses "an unknown format" "such format; expected all, or some of fp32" "$work/net.cfg" --against fp32,fp9
+refuses "no table" "nowhere.cfg:1: cannot open" "$work/net.cfg" --table "$work/nowhere.cfg"
+refuses "no formats" "nowhere.cfg:1: cannot open" "$work/net.cfg" --formats "$work/nowhere.cfg"
 sed 's/^random_bit=.*/random_bit=much/' cfg/energy/horowitz-45nm.cfg >"$work/bad.cfg"
-refused "a price that is none" "random_bit=much: expected a number" "$work/net.cfg" --table "$work/bad.cfg"
-refused "a wrong cfg" "filtres" "$work/net.cfg" --set 0.filtres=3
+refuses "a price that is none" "random_bit=much: expected a number" "$work/net.cfg" --table "$work/bad.cfg"
+refuses "a wrong cfg" "filtres" "$work/net.cfg" --set 0.filtres=3
 printf '[format]\nname=fp32\nexponent=8\nmantissa=23\n' >>"$work/bad.cfg"
 sed -i 's/^random_bit=.*/random_bit=1/' "$work/bad.cfg"
-refused "the same format twice" "second format with name=fp32" "$work/net.cfg" --table "$work/bad.cfg"
+refuses "the same format twice" "second format with name=fp32" "$work/net.cfg" --table "$work/bad.cfg"
 [ "$failures" = 0 ]

@@ -2,20 +2,6 @@
 # Formats by name on the command line: quantize, conv, summary, energy. Prints lines as cmocka does. $MLSNET is the program.
 cd "$(dirname "$0")/.." && . tests/testing.bash
 
-check() { # NAME COMMAND...
-  local name=$1; shift
-  if "$@" >"$work/log" 2>&1; then ok "$name"; else bad "$name" "$(cat "$work/log")"; fi
-}
-refused() { # NAME EXPECTED-TEXT COMMAND...: not status 0, one line on stderr
-  local name=$1 text=$2; shift 2
-  "$@" >"$work/out" 2>"$work/err"
-  if [ $? != 0 ] && [ "$(wc -l <"$work/err")" = 1 ] && grep -qF -- "$text" "$work/err"; then
-    ok "$name"
-  else
-    bad "$name" "$(cat "$work/err")"
-  fi
-}
-
 quantize() { "$MLSNET" quantize "$@"; }
 conv() { "$MLSNET" conv --pass forward "$work/a.npy" "$work/w.npy" "$@"; }
 summary() { "$MLSNET" summary cfg/resnet20.cfg "$@"; }
@@ -56,16 +42,22 @@ conv "$work/x.npy" --format bfp8 >"$work/text"
 conv "$work/y.npy" --format bfp8 --kernel reference >>"$work/text"
 check "conv in bfp8: kernels equal the reference" cmp "$work/x.npy" "$work/y.npy"
 check "conv in bfp8 is no simulation" bash -c "! grep simulated $work/text"
-refused "quantize: unknown format" "--format mxfp5: expected one of: mls fixed2" quantize "$work/a.npy" "$work/q.npy" --format mxfp5
-refused "quantize: contradiction" "exponent 2 contradicts the format mxfp4" quantize "$work/a.npy" "$work/q.npy" --format mxfp4 --exponent 2
-refused "conv: contradiction" "group_size 4 contradicts the format fixed8" conv "$work/z.npy" --format fixed8 --weight-group-size 4
+refused "quantize: unknown format" 2 "--format mxfp5: expected one of: mls fixed2" quantize "$work/a.npy" "$work/q.npy" --format mxfp5
+refused "quantize: contradiction" 2 "exponent 2 contradicts the format mxfp4" quantize "$work/a.npy" "$work/q.npy" --format mxfp4 --exponent 2
+refused "conv: contradiction" 2 "group_size 4 contradicts the format fixed8" conv "$work/z.npy" --format fixed8 --weight-group-size 4
+refused "conv: an unknown pass" 2 "--pass up: expected forward" "$MLSNET" conv "$work/a.npy" "$work/w.npy" "$work/z.npy" --pass up
+refused "conv: an unknown kernel" 2 "--kernel no: unknown" conv "$work/z.npy" --kernel no
+refused "conv: a stride that is none" 2 "--stride 0: expected 1" conv "$work/z.npy" --stride 0
+refused "conv: no such file" 1 "none.npy: No such file" "$MLSNET" conv "$work/none.npy" "$work/w.npy" "$work/z.npy" --pass forward
+refused "quantize: an unknown operand" 2 "--operand input: expected weight" quantize "$work/a.npy" "$work/q.npy" --operand input
+refused "quantize: no such file" 1 "none.npy: No such file" quantize "$work/none.npy" "$work/q.npy"
 
 summary --set format=mxfp6_e3m2 >"$work/summary"
 check "a shipped cfg in mxfp6_e3m2" grep -q "3x3/1 mxfp6_e3m2 simulated" "$work/summary"
 summary --set format=bfp4 >"$work/summary"
 check "a shipped cfg in bfp4" grep -q "3x3/1 bfp4 nc 16$" "$work/summary"
-refused "summary: unknown format" "format=fp4: expected one of: mls" summary --set format=fp4
-refused "summary: contradiction" "--set: [net] mantissa=1 contradicts format=mxint8" summary \
+refused "summary: unknown format" 2 "format=fp4: expected one of: mls" summary --set format=fp4
+refused "summary: contradiction" 2 "--set: [net] mantissa=1 contradicts format=mxint8" summary \
   --set format=mxint8 --set mantissa=1
 
 "$MLSNET" energy cfg/resnet20.cfg --set format=mxfp4 --against mxfp4,bfp4,fixed8,fp8,fp8_e4m3 --json >"$work/energy"

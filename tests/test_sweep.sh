@@ -4,15 +4,9 @@
 cd "$(dirname "$0")/.." && . tests/testing.bash
 MLSNET=$(realpath "${MLSNET:-./mlsnet}")
 
-refused() { # NAME STATUS TEXT ARGUMENTS...: one line on stderr, nothing written
-  local name=$1 status=$2 text=$3; shift 3
-  "$MLSNET" sweep "$cfg" --output "$work/refused" "$@" >"$work/out" 2>"$work/err"
-  local found=$?
-  if [ $found = "$status" ] && [ "$(wc -l <"$work/err")" = 1 ] && grep -qF -- "$text" "$work/err" && [ ! -e "$work/refused" ]; then
-    ok "$name"
-  else
-    bad "$name" "status $found, $(cat "$work/err")"
-  fi
+refuses() { # NAME STATUS TEXT ARGUMENTS...: and nothing is written
+  refused "$1" "$2" "$3" "$MLSNET" sweep "$cfg" --output "$work/refused" "${@:4}"
+  check "... and nothing is written" [ ! -e "$work/refused" ]
 }
 
 mkdir "$work/data"
@@ -177,21 +171,21 @@ sweep killed --no-fp32 "${long[@]}" >"$work/out" 2>"$work/err"
 check "... and it goes on, to the same bytes" cmp "$work/killed/mantissa=1/seed1/last.safetensors" "$work/whole/mantissa=1/seed1/last.safetensors"
 
 # Bad input: one line, before anything runs.
-refused "no --over" 2 "--over is missing"
-refused "an unknown key" 2 "--over mantisa: not an option of [net] or [data]; did you mean mantissa?" --over mantisa=1,2
-refused "an unknown key of a layer" 2 "--over 17.mantissa: the cfg has layers 0 to 5" --over 17.mantissa=1,2
-refused "the same key twice" 2 "--over mantissa: given twice" --over mantissa=1 --over exponent=1 --over mantissa=2
-refused "the same value twice" 2 "--over mantissa=1: the value is given twice" --over mantissa=1,2,1
-refused "an empty value" 2 "--over mantissa: a value is empty" --over mantissa=1,,2
-refused "a value that would break tables and scripts" 2 "--over data.names: a value has a control character" --over "data.names=a"$'\n'b
-refused "no values" 2 "expected KEY=V1,V2,..." --over mantissa
-refused "the seed among the options" 2 "the seeds are 1 to N of --seeds N" --over seed=1,2
-refused "the seed with --set" 2 "the seeds are 1 to N of --seeds N" --over mantissa=1 --set seed=3
-refused "seeds" 2 "--seeds 0: expected 1 to 100" --over mantissa=1 --seeds 0
-refused "jobs" 2 "--jobs 0: expected 1 to 256" --over mantissa=1 --jobs 0
+refuses "no --over" 2 "--over is missing"
+refuses "an unknown key" 2 "--over mantisa: not an option of [net] or [data]; did you mean mantissa?" --over mantisa=1,2
+refuses "an unknown key of a layer" 2 "--over 17.mantissa: the cfg has layers 0 to 5" --over 17.mantissa=1,2
+refuses "the same key twice" 2 "--over mantissa: given twice" --over mantissa=1 --over exponent=1 --over mantissa=2
+refuses "the same value twice" 2 "--over mantissa=1: the value is given twice" --over mantissa=1,2,1
+refuses "an empty value" 2 "--over mantissa: a value is empty" --over mantissa=1,,2
+refuses "a value that would break tables and scripts" 2 "--over data.names: a value has a control character" --over "data.names=a"$'\n'b
+refuses "no values" 2 "expected KEY=V1,V2,..." --over mantissa
+refuses "the seed among the options" 2 "the seeds are 1 to N of --seeds N" --over seed=1,2
+refuses "the seed with --set" 2 "the seeds are 1 to N of --seeds N" --over mantissa=1 --set seed=3
+refuses "seeds" 2 "--seeds 0: expected 1 to 100" --over mantissa=1 --seeds 0
+refuses "jobs" 2 "--jobs 0: expected 1 to 256" --over mantissa=1 --jobs 0
 many=(); for i in $(seq 255); do many+=(--set decay=$i); done
-refused "more options than a run takes" 2 "--over, --set: too many together" --over mantissa=1 --over exponent=2 "${many[@]}"
-refused "no data" 1 "nowhere" --over mantissa=1 --data "$work/nowhere"
+refuses "more options than a run takes" 2 "--over, --set: too many together" --over mantissa=1 --over exponent=2 "${many[@]}"
+refuses "no data" 1 "nowhere" --over mantissa=1 --data "$work/nowhere"
 sweep invalid --over mantissa=0,1 --over exponent=0,2 >"$work/out" 2>"$work/err"
 check "invalid combinations are named before anything runs" bash -c "[ $? = 2 ] && [ ! -e $work/invalid ] && grep -qE 'mantissa=0 exponent=0: .*tiny.cfg:[0-9]+: ' $work/err && grep -q '1 of 5 settings cannot be run' $work/err"
 sweep invalid --over mantissa=0,1 --over exponent=0,2 --skip-invalid >"$work/out" 2>"$work/err"
@@ -228,20 +222,14 @@ g=1,4,4,4,,5,100
 END
 "$MLSNET" plot "$work/made-up" >"$work/out" 2>&1
 check "Pareto front of a made-up sweep" grep -qxF "$work/made-up: Pareto front: fp32; b=1; c=1; e=1; f=1" "$work/out"
-refuse_plot() { # NAME TEXT ARGUMENTS...
-  local name=$1 text=$2; shift 2
-  "$MLSNET" plot "$@" >"$work/out" 2>"$work/err"
-  local found=$?
-  if [ $found != 0 ] && [ "$(wc -l <"$work/err")" = 1 ] && grep -qF -- "$text" "$work/err"; then ok "$name"; else bad "$name" "status $found, $(cat "$work/err")"; fi
-}
-refuse_plot "plot of nothing" "an argument is missing: RUN"
-refuse_plot "plot of a folder without a run" "neither a run (log.csv) nor a sweep (sweep.csv)" "$work/data"
+refused "plot of nothing" 2 "an argument is missing: RUN" "$MLSNET" plot
+refused "plot of a folder without a run" 1 "neither a run (log.csv) nor a sweep (sweep.csv)" "$MLSNET" plot "$work/data"
 mkdir "$work/damaged" && sed '3s/,100$//' "$work/made-up/sweep.csv" >"$work/damaged/sweep.csv"
 mkdir "$work/other-log" && printf 'epoch,loss\n1,0.5\n' >"$work/other-log/log.csv"
-refuse_plot "plot of another program's log" "log.csv: no column train_loss: expected the log.csv of a run" "$work/other-log"
+refused "plot of another program's log" 1 "log.csv: no column train_loss: expected the log.csv of a run" "$MLSNET" plot "$work/other-log"
 mkdir "$work/begun" && head -n 1 "$work/whole/fp32/seed1/log.csv" >"$work/begun/log.csv"
-refuse_plot "plot of a run before its first epoch" "no run has finished an epoch: nothing to draw" "$work/begun"
-refuse_plot "plot of a damaged table" "sweep.csv:3: expected 7 cells" "$work/damaged"
+refused "plot of a run before its first epoch" 1 "no run has finished an epoch: nothing to draw" "$MLSNET" plot "$work/begun"
+refused "plot of a damaged table" 1 "sweep.csv:3: expected 7 cells" "$MLSNET" plot "$work/damaged"
 
 # Without gnuplot: the tables, and a word about the pictures.
 PATH=/nonexistent "$MLSNET" sweep "$cfg" --output "$work/rates" --over learning_rate=0.05,0.1 --over group_size=1,4 >"$work/out" 2>"$work/err"

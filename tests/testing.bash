@@ -11,7 +11,7 @@ ok() { echo "[       OK ] $1"; }
 bad() { echo "[  FAILED  ] $1: ${2:-}"; failures=$((failures + 1)); }
 check() { # NAME COMMAND...
   local name=$1; shift
-  if "$@"; then ok "$name"; else bad "$name" "$*"; fi
+  if "$@" >"$work/log" 2>&1; then ok "$name"; else bad "$name" "$*: $(cat "$work/log")"; fi
 }
 refused() { # NAME STATUS TEXT COMMAND...: that status, and one line on stderr with the text
   local name=$1 status=$2 text=$3; shift 3

@@ -25,6 +25,7 @@ struct conv {
     struct npy in[2];
     struct convolution_shape shape;
     struct mls_format formats[3];
+    const struct kernel_set *kernels; // NULL: the reference
     const char *path; // what computed it
     float *output;
 };
@@ -64,9 +65,7 @@ static bool find_shape(const struct options *o, struct conv *c, struct error *er
     const int *a = dims_of(c, MLS_ACTIVATION), *w = dims_of(c, MLS_WEIGHT), *e = dims_of(c, MLS_ERROR);
     struct convolution_shape *s = &c->shape;
     const int most_groups = w ? MOST_CHANNELS / w[1] : MOST_CHANNELS; // so that all channels are a number that can be
-    if (!in_range("--stride", o->stride, 1, 1024, error) || !in_range("--pad", o->padding, 0, 1024, error) ||
-        !in_range("--groups", o->groups, 1, most_groups, error))
-        return false;
+    if (!in_range("--groups", o->groups, 1, most_groups, error)) return false;
     *s = (struct convolution_shape){.stride = o->stride, .padding = o->padding, .groups = o->groups};
     s->images = a ? a[0] : e[0];
     s->out_channels = w ? w[0] : e[1];
@@ -108,13 +107,25 @@ static bool find_formats(const struct options *o, struct conv *c, struct error *
     return true;
 }
 
+static bool find_kernels(const struct options *o, struct conv *c, struct error *error)
+{
+    c->kernels = kernel_set_find(o->kernel);
+    return c->kernels || strcmp(o->kernel, "reference") == 0 ||
+           error_set(error, "--kernel %s: unknown or not supported by this processor; see mlsnet kernels", o->kernel);
+}
+
+// What the options say, before any file is read.
+static bool choose(const struct options *o, struct conv *c, struct error *error)
+{
+    return parse_pass(o->pass, c, error) && find_formats(o, c, error) && find_kernels(o, c, error) &&
+           in_range("--stride", o->stride, 1, 1024, error) && in_range("--pad", o->padding, 0, 1024, error);
+}
+
 static bool compute(const struct options *o, struct conv *c, struct error *error)
 {
-    struct once_request request = {.shape = c->shape, .pass = c->pass, .kernels = kernel_set_find(o->kernel), .simulated = o->simulated};
+    struct once_request request = {.shape = c->shape, .pass = c->pass, .kernels = c->kernels, .simulated = o->simulated};
     const char *reason;
     memcpy(request.formats, c->formats, sizeof request.formats);
-    if (!request.kernels && strcmp(o->kernel, "reference") != 0)
-        return error_set(error, "--kernel %s: unknown or not supported by this processor; see mlsnet kernels", o->kernel);
     const enum once_path path = once_path_of(&request, &reason);
     c->path = path == ONCE_SIMULATED ? "simulated" : path == ONCE_REFERENCE ? "reference" : request.kernels->name;
     if (path == ONCE_SIMULATED && !o->simulated)
@@ -123,26 +134,30 @@ static bool compute(const struct options *o, struct conv *c, struct error *error
     return convolve_once(&request, c->in[0].values, c->in[1].values, c->output, error);
 }
 
-static bool run(const struct options *o, struct error *error)
+static bool read_inputs(const struct options *o, struct conv *c, struct error *error)
 {
-    struct conv c = {0};
     const char *const paths[2] = {o->first, o->second};
-    bool good = parse_pass(o->pass, &c, error) && find_formats(o, &c, error);
-    for (int i = 0; i < 2 && good; i++) {
-        good = npy_read(paths[i], &c.in[i], error);
-        if (good && (c.in[i].rank != 4 || c.in[i].count == 0))
-            good = error_set(error, "%s: %d dimensions, %zu elements: expected 4 dimensions and at least 1 element", paths[i], c.in[i].rank, c.in[i].count);
+    for (int i = 0; i < 2; i++) {
+        if (!npy_read(paths[i], &c->in[i], error)) return false;
+        if (c->in[i].rank != 4 || c->in[i].count == 0)
+            return error_set(error, "%s: %d dimensions, %zu elements: expected 4 dimensions and at least 1 element", paths[i], c->in[i].rank,
+                             c->in[i].count);
     }
+    return true;
+}
+
+static bool run(const struct options *o, struct conv *c, struct error *error)
+{
     int dims[4];
-    good = good && find_shape(o, &c, error) &&
-           (c.output = memory_allocate(output_dims(&c, dims), sizeof(float), error)) != NULL && compute(o, &c, error) &&
-           npy_write_float(o->output, 4, dims, c.output, error);
+    bool good = read_inputs(o, c, error) && find_shape(o, c, error) &&
+                (c->output = memory_allocate(output_dims(c, dims), sizeof(float), error)) != NULL && compute(o, c, error) &&
+                npy_write_float(o->output, 4, dims, c->output, error);
     if (good)
         printf(o->json ? "{\"shape\": [%d, %d, %d, %d], \"path\": \"%s\", \"multiply_adds\": %.0f}\n" : "[%d, %d, %d, %d] by %s, %.0f multiply-adds\n",
-               dims[0], dims[1], dims[2], dims[3], c.path, convolution_multiply_adds(&c.shape));
-    memory_release(c.output);
-    npy_release(&c.in[0]);
-    npy_release(&c.in[1]);
+               dims[0], dims[1], dims[2], dims[3], c->path, convolution_multiply_adds(&c->shape));
+    memory_release(c->output);
+    npy_release(&c->in[0]);
+    npy_release(&c->in[1]);
     return good;
 }
 
@@ -170,8 +185,10 @@ int command_conv(int argc, char **argv)
     };
     enum arguments_result result = arguments_parse(argc, argv, "--pass PASS FIRST.npy SECOND.npy OUT.npy [options]", table);
     if (result != ARGUMENTS_GO_ON) return (int)result;
+    struct conv c = {0};
     struct error error;
-    if (run(&o, &error)) return 0;
+    bool chosen = choose(&o, &c, &error);
+    if (chosen && run(&o, &c, &error)) return 0;
     fprintf(stderr, "mlsnet conv: %s\n", error.message);
-    return 1;
+    return chosen ? 1 : 2;
 }

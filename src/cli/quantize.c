@@ -96,14 +96,19 @@ static bool quantize_standard(const struct options *o, const struct npy *in, con
     return good;
 }
 
-static bool run(const struct options *o, struct error *error)
+// What the options say, before any file is read.
+static bool choose(const struct options *o, enum mls_operand *operand, struct mls_format *format, struct error *error)
 {
-    enum mls_operand operand = MLS_ACTIVATION;
+    if (!operand_of(o->operand, operand, error)) return false;
+    *format = mls_format_default(*operand);
+    format->rounding = MLS_NEAREST;
+    return format_from_texts(&o->format, format, error);
+}
+
+static bool run(const struct options *o, enum mls_operand operand, const struct mls_format *format, struct error *error)
+{
     struct npy in = {0};
-    if (!operand_of(o->operand, &operand, error)) return false;
-    struct mls_format format = mls_format_default(operand);
-    format.rounding = MLS_NEAREST;
-    if (!format_from_texts(&o->format, &format, error) || !npy_read(o->input, &in, error)) return false;
+    if (!npy_read(o->input, &in, error)) return false;
     int dims[4] = {1, 1, 1, 1};
     bool good = in.rank <= 4 && in.count > 0;
     if (!good) error_set(error, "%s: %d dimensions, %zu elements: expected 1 to 4 dimensions and at least 1 element", o->input, in.rank, in.count);
@@ -111,7 +116,7 @@ static bool run(const struct options *o, struct error *error)
     int divided = dims[operand == MLS_WEIGHT ? 0 : 1];
     if (good && (o->channel_groups < 1 || divided % o->channel_groups))
         good = error_set(error, "--groups %d does not divide the %d channels", o->channel_groups, divided);
-    good = good && (mls_has_integers(&format) ? quantize_mls : quantize_standard)(o, &in, dims, &format, operand, error);
+    good = good && (mls_has_integers(format) ? quantize_mls : quantize_standard)(o, &in, dims, format, operand, error);
     npy_release(&in);
     return good;
 }
@@ -136,8 +141,11 @@ int command_quantize(int argc, char **argv)
     };
     enum arguments_result result = arguments_parse(argc, argv, "IN.npy OUT.npy [options]", table);
     if (result != ARGUMENTS_GO_ON) return (int)result;
+    enum mls_operand operand = MLS_ACTIVATION;
+    struct mls_format format;
     struct error error;
-    if (run(&o, &error)) return 0;
+    bool chosen = choose(&o, &operand, &format, &error);
+    if (chosen && run(&o, operand, &format, &error)) return 0;
     fprintf(stderr, "mlsnet quantize: %s\n", error.message);
-    return 1;
+    return chosen ? 1 : 2;
 }
