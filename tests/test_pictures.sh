@@ -55,6 +55,11 @@ done
 train stopped --stop-after 17 2>/dev/null
 train stopped --resume
 check "stopped and resumed: same bytes" same whole stopped
+cp -r "$data" "$work/moved"
+check "resumed where the pictures have moved" train stopped --resume --data "$work/moved"
+picture=$(find "$work/moved/train" -type f | head -n 1)
+mv "$picture" "$(dirname "$picture")/x$(basename "$picture")"
+refused "... not where one has another name" 1 "trained on other data" train stopped --resume --data "$work/moved"
 check "another crop, another result" bash -c "$MLSNET train $cfg --output $work/crop --quiet --set crop_scale=0.2,1 && ! cmp -s $work/crop/last.safetensors $work/whole/last.safetensors"
 sed 's/^width=12/width=12\nflip=0\nhue=0.3/' "$cfg" >"$work/both.cfg"
 cfg=$work/both.cfg train both

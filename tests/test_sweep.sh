@@ -9,7 +9,7 @@ refuses() { # NAME STATUS TEXT ARGUMENTS...: and nothing is written
   check "... and nothing is written" [ ! -e "$work/refused" ]
 }
 
-mkdir "$work/data"
+mkdir "$work/data" "$work/other-data"
 python3 tests/make_tiny_data.py "$work/data"
 cfg=$work/tiny.cfg
 cat >"$cfg" <<END
@@ -106,6 +106,13 @@ sweep all --over mantissa=1,2 --over exponent=0,2 --seeds 3 --set activation_man
 check "one more seed: ten old runs, five new" bash -c "[ \$(ls -d $work/all/*/seed* | wc -l) = 15 ] && state=\$(cd $work/all && find . -path './*/seed[12]/*' -type f -printf '%p %T@ %s ' -exec md5sum {} \; | sort) && [ \"\$state\" = \"\$(cat $work/before)\" ]"
 sweep all --over mantissa=1,2 --over exponent=0,2 --seeds 3 >"$work/out" 2>"$work/err"
 check "a folder with other runs is refused" bash -c "[ $? = 1 ] && [ \$(wc -l <$work/err) = 1 ] && grep -q 'the run there is another' $work/err"
+
+python3 tests/make_tiny_data.py "$work/other-data" 160 48
+sweep all --over mantissa=1,2 --over exponent=0,2 --seeds 2 --set activation_mantissa=3 --data "$work/other-data" >"$work/out" 2>"$work/err"
+check "a folder with runs of other data is refused" bash -c "[ $? = 1 ] && [ \$(wc -l <$work/err) = 1 ] && grep -q 'of other data (160 + 40 pictures of 4 classes, .*, now 160 + 48 ' $work/err"
+sweep sets --over "path=$work/data,$work/other-data" --no-fp32 >/dev/null 2>&1
+sweep sets --over "path=$work/other-data,$work/data" --no-fp32 >"$work/out" 2>"$work/err"
+check "... unless the sweep is over data sets" grep -q "2 of 2 runs finished\|every run is finished" "$work/out"
 
 # What the fp32 runs are: one for each combination of what is not the format.
 sweep rates --over learning_rate=0.05,0.1 --over group_size=1,4 --threads 6 --jobs 2 >/dev/null 2>&1

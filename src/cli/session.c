@@ -169,7 +169,7 @@ static const struct cfg_option *other_format(const struct cfg_section *a, const 
 static void note_other_format(const struct session *session, const char *path)
 {
     struct diagnostics diagnostics = {.path = path};
-    char *text = checkpoint_cfg_text(path);
+    char *text = checkpoint_text(path, "cfg");
     struct cfg *was = text ? cfg_parse(path, text, strlen(text), &diagnostics) : NULL;
     const struct cfg *now = session->cfg;
     for (int i = 0; was && i < was->section_count && i < now->section_count; i++) {

@@ -255,6 +255,18 @@ static int check_settings(struct sweep_plan *plan, const struct energy_table *ta
     return plan->request->skip_invalid ? 0 : 2;
 }
 
+// Whether an option of [data] is among the keys, so that there may be several data sets.
+static bool over_data(const struct combinations *combinations)
+{
+    for (int k = 0; k < combinations->key_count; k++) {
+        const char *key = combinations->keys[k].key;
+        if (strncmp(key, "data.", 5) == 0) return true;
+        for (const struct option_description *row = data_option_table; row->name; row++)
+            if (strcmp(row->name, key) == 0) return true;
+    }
+    return false;
+}
+
 // The data set is there and fits, and how many epochs a run has.
 static int check_data(struct sweep_plan *plan)
 {
@@ -271,6 +283,7 @@ static int check_data(struct sweep_plan *plan)
         long total = trainer_total_steps(&trainer, &error), each = session.dataset->train.count / session.network->settings.batch;
         if (total == 0) status = complain(error.message, 2);
         plan->epochs = total ? (total + each - 1) / each : 0;
+        if (!over_data(&plan->combinations)) dataset_fingerprint(session.dataset, plan->data);
     }
     session_close(&session);
     return status;
@@ -306,6 +319,18 @@ static bool folder_fits(const struct sweep_plan *plan, const struct sweep_run *r
     return good;
 }
 
+// Whether a run that was begun there has the data of this sweep.
+static bool data_fits(const struct sweep_plan *plan, const struct sweep_run *run, struct error *error)
+{
+    char path[4096];
+    char *there = run_file(run, "last.safetensors", path) ? checkpoint_text(path, "data") : NULL;
+    bool good = !there || !*plan->data || strcmp(there, plan->data) == 0 ||
+                error_set(error, "%s: the run there is of other data (%s, now %s): choose another --output, or delete it", run->folder, there,
+                          plan->data);
+    free(there);
+    return good;
+}
+
 static int add_runs(struct sweep_plan *plan)
 {
     struct error error;
@@ -320,7 +345,7 @@ static int add_runs(struct sweep_plan *plan)
             if (length < 0 || (size_t)length >= sizeof folder) return complain("--output: expected a shorter path", 2);
             *run = (struct sweep_run){.setting = i, .seed = seed, .folder = keep(plan, folder)};
             if (!run->folder) return complain("out of memory", 1);
-            if (!folder_fits(plan, run, &error)) return complain(error.message, 1);
+            if (!folder_fits(plan, run, &error) || !data_fits(plan, run, &error)) return complain(error.message, 1);
             if (run_folder_is_finished(run->folder)) run->state = RUN_FINISHED;
         }
     return 0;

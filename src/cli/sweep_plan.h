@@ -39,6 +39,7 @@ struct sweep_plan {
     struct combinations combinations;
     char *folder;
     long epochs;                    // of a run
+    char data[DATASET_FINGERPRINT]; // of all runs; "": --over takes several data sets
     struct sweep_setting *settings; // the same index as in the table
     struct sweep_table table;
     char **texts;                   // that settings point to

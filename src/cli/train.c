@@ -105,6 +105,20 @@ static int complain(const struct error *error, int status)
     return status;
 }
 
+static bool resume(const struct session *session, const struct run_folder *folder, const char *last, struct training_state *state,
+                   struct error *error)
+{
+    const struct training_state now = *state;
+    if (!file_exists(last)) return error_set(error, "--resume: %s is not there; train without --resume to begin", last);
+    if (!checkpoint_load(last, session->network, state, error)) return false;
+    if (state->seed != now.seed) return error_set(error, "--resume: %s was trained with seed=%ld, not %ld", last, state->seed, now.seed);
+    if (!resume_fits(session, folder, error)) return false;
+    if (*state->data && strcmp(state->data, now.data) != 0)
+        return error_set(error, "--resume: %s was trained on other data (%s, now %s): name that data with --data", last, state->data, now.data);
+    memcpy(state->data, now.data, sizeof now.data);
+    return true;
+}
+
 // Where to begin. 0, or an exit status.
 static int prepare(const struct options *options, const struct session *session, const struct run_folder *folder,
                    struct trainer *trainer, struct error *error)
@@ -112,17 +126,9 @@ static int prepare(const struct options *options, const struct session *session,
     char last[4096];
     run_folder_file(folder, "last.safetensors", last);
     trainer->state = (struct training_state){.best = -1, .seed = session->training.seed};
+    dataset_fingerprint(session->dataset, trainer->state.data);
     if (options->resume) {
-        if (!file_exists(last)) {
-            error_set(error, "--resume: %s is not there; train without --resume to begin", last);
-            return 1;
-        }
-        if (!checkpoint_load(last, session->network, &trainer->state, error)) return 1;
-        if (trainer->state.seed != session->training.seed) {
-            error_set(error, "--resume: %s was trained with seed=%ld, not %d", last, trainer->state.seed, session->training.seed);
-            return 1;
-        }
-        if (!resume_fits(session, folder, error)) return 1;
+        if (!resume(session, folder, last, &trainer->state, error)) return 1;
     } else if (file_exists(last)) {
         error_set(error, "%s is there already: go on with --resume, or choose another folder with --output", last);
         return 1;

@@ -63,6 +63,8 @@ struct dataset {
     atomic_size_t cache_room; // bytes left for decoded pictures
 };
 
+#define DATASET_FINGERPRINT 96 // bytes of its text
+
 struct data_source {
     const char *name;         // "cifar10"
     const char *help;
@@ -97,6 +99,9 @@ bool dataset_open(const struct data_settings *settings, const char *override, st
 // or numbers; without mean and deviation in the settings pixels are 0..1.
 bool dataset_open_without_pictures(const struct data_settings *settings, struct dataset **dataset, struct error *error);
 void dataset_close(struct dataset *dataset);
+// How many pictures and classes, and a checksum of all labels and of the pictures (of files: of their names without folders, which may have
+// moved): two data sets with the same text are the same for training.
+void dataset_fingerprint(const struct dataset *dataset, char text[DATASET_FINGERPRINT]);
 
 // One picture file as evaluation sees it, normalized, into out[channels][height][width].
 bool dataset_read_picture(const struct dataset *dataset, const char *path, float *out, struct error *error);

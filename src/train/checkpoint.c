@@ -89,6 +89,7 @@ bool checkpoint_save(const char *path, const struct network *network, const stru
     add_number(&texts, "images", "%ld", state->images);
     add_number(&texts, "best", "%a", state->best);
     add_number(&texts, "seed", "%ld", state->seed);
+    if (*state->data) add_text(&texts, "data", state->data);
     return save(path, network, true, &texts, cfg_text, error);
 }
 
@@ -163,6 +164,8 @@ static bool read_number(const char *path, const struct safetensors *file, const 
 
 static bool read_state(const char *path, const struct safetensors *file, struct training_state *s, struct error *error)
 {
+    const char *data = safetensors_metadata(file, "data"); // checkpoints of before have none
+    snprintf(s->data, sizeof s->data, "%s", data ? data : "");
     return read_number(path, file, "step", &s->step, NULL, error) && read_number(path, file, "epoch", &s->epoch, NULL, error) &&
            read_number(path, file, "batch", &s->batch, NULL, error) &&
            read_number(path, file, "loss_sum", NULL, &s->loss_sum, error) &&
@@ -218,10 +221,10 @@ static bool load(const char *path, struct network *network, int layers, struct t
     return good;
 }
 
-char *checkpoint_cfg_text(const char *path)
+char *checkpoint_text(const char *path, const char *key)
 {
     struct safetensors file;
-    const char *text = safetensors_read(path, &file, NULL) ? safetensors_metadata(&file, "cfg") : NULL;
+    const char *text = safetensors_read(path, &file, NULL) ? safetensors_metadata(&file, key) : NULL;
     char *copy = text ? strdup(text) : NULL;
     safetensors_release(&file);
     return copy;

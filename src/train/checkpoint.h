@@ -2,6 +2,7 @@
 #ifndef TRAIN_CHECKPOINT_H
 #define TRAIN_CHECKPOINT_H
 
+#include "data/data.h"
 #include "net/network.h"
 #include "train/darknet_weights.h"
 
@@ -13,6 +14,7 @@ struct training_state {
     long correct, images;
     double best;          // best test accuracy so far, -1: none
     long seed;
+    char data[DATASET_FINGERPRINT]; // of the data set; "": not known
 };
 
 // cfg_text goes into the metadata.
@@ -21,8 +23,9 @@ bool checkpoint_save(const char *path, const struct network *network, const stru
 // Weights and running statistics alone. A known header goes into the metadata, from where checkpoint_load_weights takes it again.
 bool checkpoint_save_weights(const char *path, const struct network *network, const char *cfg_text, const struct darknet_header *header,
                              struct error *error);
-// The cfg in the metadata, to be freed; NULL where there is none, as in a .weights file.
-char *checkpoint_cfg_text(const char *path);
+// A text in the metadata, to be freed; NULL where there is none, as in a .weights file. "cfg": that of the network, "data": the data set's
+// fingerprint.
+char *checkpoint_text(const char *path, const char *key);
 // Into a network of the same names and shapes; nothing is changed unless all is verified. state NULL: only the
 // weights and running statistics are wanted (momentum may be missing), which may come from one of Darknet's .weights files, too.
 bool checkpoint_load(const char *path, struct network *network, struct training_state *state, struct error *error);
