@@ -103,6 +103,8 @@ static const struct { const char *name, *layers; } cases[] = {
     {"shortcut, another reader between its inputs", "[conv]\nfilters=4\nsize=3\npad=1\nbatch_normalize=1\nactivation=leaky\n"
      "[conv]\nfilters=4\nsize=3\npad=1\nbatch_normalize=1\nactivation=linear\n[route]\nlayers=0\n" CONV
      "[route]\nlayers=1\n[shortcut]\nfrom=0\nactivation=leaky\n[route]\nlayers=5,3\n" END},
+    {"route, parts of blocks, read by others too", CONV "[conv]\nfilters=21\nsize=3\npad=1\nactivation=tanh\n[conv]\nfilters=9\nactivation=tanh\n"
+     "[route]\nlayers=0,1,2\n[conv]\nfilters=16\nactivation=tanh\n[route]\nlayers=4,4,1,3\n" END},
     {"route", CONV "[conv]\nfilters=3\nsize=3\npad=1\nactivation=tanh\n[route]\nlayers=-1,0\n" END},
     {"maxpool", CONV "[maxpool]\nsize=2\nstride=2\n" END},
     {"maxpool, overlapping, padded", CONV "[maxpool]\nsize=3\nstride=2\npadding=2\n" END},
@@ -316,6 +318,73 @@ static void test_crop(void **state)
     }
 }
 
+// By the definition, one number after the other: output of a channel, and the error of its input, to which is added.
+static void pool_plainly(const float *in, const float *delta, int channel, int size, int stride, int padding, struct shape out, float *output,
+                         float *in_delta)
+{
+    for (int y = 0; y < out.height; y++)
+        for (int x = 0; x < out.width; x++) {
+            const size_t at = blocked_at(shape_pixels(out), channel, (size_t)(y * out.width + x));
+            long winner = -1;
+            for (int k = 0; k < size * size; k++) {
+                const int r = y * stride + k / size - padding / 2, c = x * stride + k % size - padding / 2;
+                if (r < 0 || r >= 6 || c < 0 || c >= 6) continue;
+                const size_t position = blocked_at(36, channel, (size_t)(r * 6 + c));
+                if (winner < 0 || in[position] > in[winner]) winner = (long)position;
+            }
+            output[at] = winner < 0 ? 0 : in[winner];
+            if (winner >= 0) in_delta[winner] += delta[at];
+        }
+}
+
+// Every window, to the bit. Backward is called twice: the second time the errors are added.
+static void check_maxpool(int size, int stride, int padding)
+{
+    char layers[256];
+    struct built b;
+    struct error error;
+    struct random_stream stream = {7, 0};
+    snprintf(layers, sizeof layers, "[conv]\nfilters=20\nsize=1\nactivation=linear\n[maxpool]\nsize=%d\nstride=%d\npadding=%d\n" END, size,
+             stride, padding);
+    build(&b, layers, 2);
+    struct layer *conv = b.network->layers[0], *pool = b.network->layers[1];
+    const struct pass pass = {.pool = b.pool, .images = IMAGES, .training = true, .labels = b.labels, .loss_scale = 1};
+    assert_true(network_forward(b.network, b.input, &pass, &error));
+    const size_t in_size = shape_stored(conv->output_shape), out_size = shape_stored(pool->output_shape);
+    for (size_t i = 0; i < IMAGES * in_size; i++) conv->output[i] = roundf(random_normal(&stream)); // so that there are equals
+    for (size_t i = 0; i < IMAGES * out_size; i++) pool->delta[i] = random_normal(&stream);
+    conv->delta_written = false;
+    assert_true(pool->type->forward(pool, &pass, &error));
+    assert_true(pool->type->backward(pool, &pass, &error) && pool->type->backward(pool, &pass, &error));
+    float *output = memory_allocate(out_size, sizeof *output, NULL), *delta = memory_allocate(in_size, sizeof *delta, NULL);
+    for (int n = 0; n < IMAGES; n++) {
+        memset(delta, 0, in_size * sizeof *delta);
+        for (int c = 0; c < 40; c++)
+            pool_plainly(conv->output + (size_t)n * in_size, pool->delta + (size_t)n * out_size, c % 20, size, stride, padding,
+                         pool->output_shape, output, delta);
+        for (int c = 0; c < 20; c++)
+            for (size_t p = 0; p < shape_pixels(pool->output_shape); p++)
+                if (output[blocked_at(shape_pixels(pool->output_shape), c, p)] !=
+                    pool->output[(size_t)n * out_size + blocked_at(shape_pixels(pool->output_shape), c, p)])
+                    fail_msg("size %d, stride %d, padding %d: output of channel %d, pixel %zu", size, stride, padding, c, p);
+        for (int c = 0; c < 20; c++)
+            for (size_t p = 0; p < 36; p++)
+                if (delta[blocked_at(36, c, p)] != conv->delta[(size_t)n * in_size + blocked_at(36, c, p)])
+                    fail_msg("size %d, stride %d, padding %d: error of channel %d, pixel %zu", size, stride, padding, c, p);
+    }
+    memory_release(output);
+    memory_release(delta);
+    release(&b);
+}
+
+static void test_maxpool(void **state)
+{
+    (void)state;
+    for (int size = 1; size <= 5; size++)
+        for (int stride = 1; stride <= 4; stride++)
+            for (int padding = 0; padding < 2 * size; padding++) check_maxpool(size, stride, padding);
+}
+
 // An evaluation of fewer images than the network is made for gives the same scores for each image.
 static void test_part_of_a_batch(void **state)
 {
@@ -422,7 +491,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients), cmocka_unit_test(test_activations), cmocka_unit_test(test_threads), cmocka_unit_test(test_nothing_is_left),
                                        cmocka_unit_test(test_error_bounds),
-                                       cmocka_unit_test(test_modes), cmocka_unit_test(test_crop), cmocka_unit_test(test_evaluation),
+                                       cmocka_unit_test(test_modes), cmocka_unit_test(test_maxpool), cmocka_unit_test(test_crop), cmocka_unit_test(test_evaluation),
                                        cmocka_unit_test(test_part_of_a_batch), cmocka_unit_test(test_not_finite)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

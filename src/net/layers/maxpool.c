@@ -58,7 +58,7 @@ static bool create(struct layer *layer, struct diagnostics *diagnostics)
 
 typedef uint16_t vector_positions __attribute__((vector_size(2 * BLOCK_CHANNELS)));
 
-// A window of a block of channels as far as it was looked at: 1 + the position of the largest value, 0 at the start.
+// A window of a block of channels as far as it was looked at, and the position of the largest value.
 struct window {
     vector_float largest;
     vector_int winners;
@@ -78,28 +78,58 @@ VECTOR_INLINE vector_int stays(vector_float largest, vector_float v, const bool 
     return result;
 }
 
-VECTOR_INLINE void window_add(struct window *w, vector_float v, int32_t position, bool first, const bool native)
+VECTOR_INLINE void window_add(struct window *w, vector_float v, int32_t position, const bool native)
 {
-    vector_int old = first ? (vector_int){0} : stays(w->largest, v, native);
+    vector_int old = stays(w->largest, v, native);
     w->largest = (vector_float)(((vector_int)w->largest & old) | ((vector_int)v & ~old));
-    w->winners = (w->winners & old) | ((1 + position) & ~old);
+    w->winners = (w->winners & old) | (position & ~old);
 }
 
-// A window outside the picture gives 0.
+// Of the window that begins at `start`, before 0 where it is in the padding: its positions [first, end) within the picture.
+struct range {
+    int first, end;
+};
+
+VECTOR_INLINE struct range positions_within(int start, int size, int length)
+{
+    return (struct range){start < 0 ? -start : 0, length - start < size ? length - start : size};
+}
+
+VECTOR_INLINE bool is_whole(struct range range, int size)
+{
+    return range.first == 0 && range.end == size;
+}
+
+// first: of the window's positions within the picture; steps of a row and the positions of its other corner follow.
+VECTOR_INLINE struct window pool_window(const float *first, int width, int size, struct range ys, struct range xs, const bool native)
+{
+    const int start = 1 + ys.first * size + xs.first;
+    struct window w = {vector_load(first), {0}}; // winners: from `start`
+    for (int ky = 0; ky < ys.end - ys.first; ky++)
+        for (int kx = ky == 0; kx < xs.end - xs.first; kx++)
+            window_add(&w, vector_load(first + (ky * width + kx) * BLOCK_CHANNELS), ky * size + kx, native);
+    w.winners += start;
+    return w;
+}
+
+// The common windows by loops of known length. A window outside the picture gives 0.
+VECTOR_INLINE struct window pool_at(const struct maxpool *pool, struct shape in, const float *block, int top, int left, const bool native)
+{
+    const struct range ys = positions_within(top, pool->size, in.height), xs = positions_within(left, pool->size, in.width);
+    if (ys.first >= ys.end || xs.first >= xs.end) return (struct window){{0}, {0}};
+    const float *first = block + (size_t)((top + ys.first) * in.width + left + xs.first) * BLOCK_CHANNELS;
+    const bool whole = is_whole(ys, pool->size) && is_whole(xs, pool->size);
+    if (whole && pool->size == 3) return pool_window(first, in.width, 3, (struct range){0, 3}, (struct range){0, 3}, native);
+    if (whole && pool->size == 2) return pool_window(first, in.width, 2, (struct range){0, 2}, (struct range){0, 2}, native);
+    return pool_window(first, in.width, pool->size, ys, xs, native);
+}
+
 VECTOR_INLINE void pool_block_body(const struct maxpool *pool, struct shape in, struct shape out, const float *block, float *output,
                                    uint16_t *winners, const bool native)
 {
     for (int y = 0; y < out.height; y++)
         for (int x = 0; x < out.width; x++, output += BLOCK_CHANNELS, winners += BLOCK_CHANNELS) {
-            struct window w = {{0}, {0}};
-            bool first = true;
-            for (int ky = 0; ky < pool->size; ky++)
-                for (int kx = 0; kx < pool->size; kx++) {
-                    int r = y * pool->stride + ky - pool->offset, c = x * pool->stride + kx - pool->offset;
-                    if (r < 0 || r >= in.height || c < 0 || c >= in.width) continue;
-                    window_add(&w, vector_load(block + (size_t)(r * in.width + c) * BLOCK_CHANNELS), ky * pool->size + kx, first, native);
-                    first = false;
-                }
+            struct window w = pool_at(pool, in, block, y * pool->stride - pool->offset, x * pool->stride - pool->offset, native);
             vector_store(output, w.largest);
             vector_positions positions = __builtin_convertvector(w.winners, vector_positions);
             memcpy(winners, &positions, sizeof positions);
@@ -148,20 +178,31 @@ static bool covers(const struct maxpool *pool, struct shape in, struct shape out
     return pool->size == pool->stride && pool->offset == 0 && out.height * pool->size == in.height && out.width * pool->size == in.width;
 }
 
+VECTOR_INLINE vector_int load_winners(const uint16_t *from)
+{
+    vector_positions positions;
+    memcpy(&positions, from, sizeof positions);
+    return __builtin_convertvector(positions, vector_int);
+}
+
+// All ones where this position is the winner.
+VECTOR_INLINE vector_int won_by(vector_int winners, int position, const bool native)
+{
+    // Positions are small numbers: d - 1 and -d - 1 are both negative for d = 0 alone.
+    vector_int difference = winners - (1 + position);
+    return native ? difference == 0 : ((difference - 1) & (-difference - 1)) >> 31;
+}
+
 VECTOR_INLINE void spread_block_body(const struct maxpool *pool, struct shape in, struct shape out, const float *errors, const uint16_t *winners,
                                      float *delta, bool accumulate, const bool native)
 {
     for (int y = 0; y < out.height; y++)
         for (int x = 0; x < out.width; x++, errors += BLOCK_CHANNELS, winners += BLOCK_CHANNELS) {
-            vector_positions positions;
-            memcpy(&positions, winners, sizeof positions);
-            vector_int winner = __builtin_convertvector(positions, vector_int);
-            vector_float e = vector_load(errors);
+            const vector_int winner = load_winners(winners);
+            const vector_float e = vector_load(errors);
             float *corner = delta + (size_t)(y * pool->stride * in.width + x * pool->stride) * BLOCK_CHANNELS;
             for (int k = 0; k < pool->size * pool->size; k++) {
-                // Positions are small numbers: d - 1 and -d - 1 are both negative for d = 0 alone.
-                vector_int difference = winner - (k + 1), same = native ? difference == 0 : ((difference - 1) & (-difference - 1)) >> 31;
-                vector_float value = vector_where(same, e);
+                vector_float value = vector_where(won_by(winner, k, native), e);
                 float *to = corner + pool->offsets[k];
                 vector_store(to, accumulate ? vector_load(to) + value : value);
             }
@@ -170,28 +211,49 @@ VECTOR_INLINE void spread_block_body(const struct maxpool *pool, struct shape in
 VECTORIZED_VERSIONS(static, spread_block, (const struct maxpool *pool, struct shape in, struct shape out, const float *errors, const uint16_t *winners,
                     float *delta, bool accumulate), pool, in, out, errors, winners, delta, accumulate)
 
+// The windows [first, end) that contain a row or column.
+VECTOR_INLINE struct range windows_with(const struct maxpool *pool, int at, int windows)
+{
+    const int behind = at + pool->offset - pool->size; // the windows before it end at `behind` or earlier
+    const int first = behind < 0 ? 0 : behind / pool->stride + 1, end = (at + pool->offset) / pool->stride + 1;
+    return (struct range){first, end < windows ? end : windows};
+}
+
+// Each number of the input's error is the sum of the errors of those windows, in their order, whose winner it is.
+VECTOR_INLINE void collect_block_body(const struct maxpool *pool, struct shape in, struct shape out, const float *errors,
+                                      const uint16_t *winners, float *delta, bool accumulate, const bool native)
+{
+    for (int r = 0; r < in.height; r++)
+        for (int c = 0; c < in.width; c++, delta += BLOCK_CHANNELS) {
+            const struct range ys = windows_with(pool, r, out.height), xs = windows_with(pool, c, out.width);
+            vector_float sum = {0};
+            if (accumulate) sum = vector_load(delta);
+            for (int y = ys.first; y < ys.end; y++)
+                for (int x = xs.first; x < xs.end; x++) {
+                    const size_t at = (size_t)(y * out.width + x) * BLOCK_CHANNELS;
+                    const int position = (r + pool->offset - y * pool->stride) * pool->size + c + pool->offset - x * pool->stride;
+                    const vector_int wins = won_by(load_winners(winners + at), position, native);
+                    const vector_float with = sum + vector_load(errors + at);
+                    sum = (vector_float)(((vector_int)with & wins) | ((vector_int)sum & ~wins));
+                }
+            vector_store(delta, sum);
+        }
+}
+VECTORIZED_VERSIONS(static, collect_block, (const struct maxpool *pool, struct shape in, struct shape out, const float *errors,
+                    const uint16_t *winners, float *delta, bool accumulate), pool, in, out, errors, winners, delta, accumulate)
+
 static void backward_task(void *context, int image, int thread)
 {
     (void)thread;
     const struct work *work = context;
     const struct maxpool *pool = work->layer->state;
     struct shape in = work->layer->input_shape, out = work->layer->output_shape;
-    float *delta = work->target.values + (size_t)image * shape_stored(in);
-    size_t at = (size_t)image * shape_stored(out);
-    bool once = covers(pool, in, out);
-    for (int block = 0; once && block < blocked_count(in.channels); block++) {
-        size_t from = at + (size_t)block * shape_pixels(out) * BLOCK_CHANNELS;
-        spread_block(pool, in, out, work->layer->delta + from, pool->winners + from, delta + (size_t)block * shape_pixels(in) * BLOCK_CHANNELS,
-                     work->target.accumulate);
+    const bool once = covers(pool, in, out);
+    for (int block = 0, blocks = blocked_count(in.channels); block < blocks; block++) {
+        const size_t number = (size_t)image * (size_t)blocks + (size_t)block, from = number * shape_pixels(out) * BLOCK_CHANNELS;
+        (once ? spread_block : collect_block)(pool, in, out, work->layer->delta + from, pool->winners + from,
+                                              work->target.values + number * shape_pixels(in) * BLOCK_CHANNELS, work->target.accumulate);
     }
-    if (!once && !work->target.accumulate) memset(delta, 0, shape_stored(in) * sizeof(float));
-    for (int block = 0; !once && block < blocked_count(in.channels); block++, delta += shape_pixels(in) * BLOCK_CHANNELS)
-        for (int y = 0; y < out.height; y++)
-            for (int x = 0; x < out.width; x++) {
-                int corner = ((y * pool->stride - pool->offset) * in.width + x * pool->stride - pool->offset) * BLOCK_CHANNELS;
-                for (int i = 0; i < BLOCK_CHANNELS; i++, at++)
-                    if (pool->winners[at]) delta[corner + pool->offsets[pool->winners[at] - 1] + i] += work->layer->delta[at];
-            }
     if (work->target.done.function) work->target.done.function(work->target.done.context, image);
 }
 

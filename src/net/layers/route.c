@@ -2,6 +2,7 @@
 // for it.
 #include <string.h>
 
+#include "base/vector.h"
 #include "net/operations.h"
 
 struct route_settings {
@@ -47,25 +48,48 @@ struct slice {
     int channel;
 };
 
+// The first `lanes` of a block of channels, in all pixels.
+VECTOR_INLINE void copy_lanes(float *to, const float *from, size_t pixels, int lanes, bool accumulate)
+{
+    for (size_t p = 0; p < pixels; p++)
+        for (int i = 0; i < lanes; i++)
+            to[p * BLOCK_CHANNELS + i] = accumulate ? to[p * BLOCK_CHANNELS + i] + from[p * BLOCK_CHANNELS + i] : from[p * BLOCK_CHANNELS + i];
+}
+
+VECTORIZED static void copy(float *to, const float *from, size_t pixels, int lanes, bool accumulate)
+{
+    if (lanes == BLOCK_CHANNELS && !accumulate)
+        memcpy(to, from, pixels * BLOCK_CHANNELS * sizeof(float));
+    else if (lanes == BLOCK_CHANNELS)
+        copy_lanes(to, from, pixels, BLOCK_CHANNELS, true);
+    else
+        copy_lanes(to, from, pixels, lanes, accumulate);
+}
+
+// As many channels from `channel` of the part on as lie side by side in both.
+static int run_length(const struct slice *s, int channel)
+{
+    int here = BLOCK_CHANNELS - channel % BLOCK_CHANNELS, there = BLOCK_CHANNELS - (s->channel + channel) % BLOCK_CHANNELS;
+    int run = here < there ? here : there, left = s->part.channels - channel;
+    return run < left ? run : left;
+}
+
 static void copy_in(const struct slice *s, const float *part, float *whole)
 {
-    size_t pixels = shape_pixels(s->part);
-    if (s->channel % BLOCK_CHANNELS == 0 && s->part.channels % BLOCK_CHANNELS == 0) { // whole blocks
-        memcpy(whole + blocked_at(pixels, s->channel, 0), part, shape_stored(s->part) * sizeof(float));
-        return;
+    const size_t pixels = shape_pixels(s->part);
+    for (int c = 0, run; c < s->part.channels; c += run) {
+        run = run_length(s, c);
+        copy(whole + blocked_at(pixels, s->channel + c, 0), part + blocked_at(pixels, c, 0), pixels, run, false);
     }
-    for (int c = 0; c < s->part.channels; c++)
-        for (size_t p = 0; p < pixels; p++) whole[blocked_at(pixels, s->channel + c, p)] = part[blocked_at(pixels, c, p)];
 }
 
 static void copy_out(const struct slice *s, const float *whole, float *part, bool accumulate)
 {
-    size_t pixels = shape_pixels(s->part);
-    for (int c = 0; c < s->part.channels; c++)
-        for (size_t p = 0; p < pixels; p++) {
-            float value = whole[blocked_at(pixels, s->channel + c, p)], *to = &part[blocked_at(pixels, c, p)];
-            *to = accumulate ? *to + value : value;
-        }
+    const size_t pixels = shape_pixels(s->part);
+    for (int c = 0, run; c < s->part.channels; c += run) {
+        run = run_length(s, c);
+        copy(part + blocked_at(pixels, c, 0), whole + blocked_at(pixels, s->channel + c, 0), pixels, run, accumulate);
+    }
 }
 
 struct work {
