@@ -105,7 +105,7 @@ struct convolve_pixel {
 // The weight gradient of some images: 16 input channels x up to 8 output channels x all taps.
 struct gradient_job {
     int images;                   // one after the other, at these distances
-    size_t image_pixels, image_quads, image_in_scales, image_out_scales;
+    size_t image_pixels, image_quads, image_in_scales, image_out_scales, image_corrections;
     int taps, row_taps;           // positions of the window; of a row of it
     int height, width;            // of the errors
     const size_t *tap_offsets;    // [taps]
@@ -114,8 +114,7 @@ struct gradient_job {
     const int8_t *quads;          // errors of the first output channel, as the quantizer wrote them
     int row_quads;
     int largest_input, largest_error;  // no byte of `pixels`, no |error| is larger
-    const int32_t *corrections;   // [8]: what the activations' zero point adds to P of each output channel; NULL: nothing. Of one
-                                  // image: with it there are no others
+    const int32_t *corrections;   // [8]: what the activations' zero point adds to P of each output channel; NULL: nothing
     const float *in_scales;       // [16]
     const float *out_scales;      // [8]
 };
@@ -204,6 +203,7 @@ static inline void gradient_next_image(struct gradient_job *job)
     job->quads += job->image_quads;
     job->in_scales += job->image_in_scales;
     job->out_scales += job->image_out_scales;
+    if (job->corrections) job->corrections += job->image_corrections;
 }
 
 static inline void winograd_next_image(struct winograd_gradient_job *job)

@@ -458,7 +458,8 @@ static size_t mixed_floats(const struct packed_convolution *packed)
 
 static size_t scratch_floats(const struct packed_convolution *packed)
 {
-    return scale_floats(packed) + gradient_floats(packed) + sums_floats(packed) + rows_floats(packed) + mixed_floats(packed);
+    return scale_floats(packed) + gradient_floats(packed) + sums_floats(packed) + rows_floats(packed) + mixed_floats(packed) +
+           gradient_correction_floats(packed);
 }
 
 struct packed_scratch packed_scratch_of(const struct packed_convolution *packed, int thread)
@@ -470,6 +471,7 @@ struct packed_scratch packed_scratch_of(const struct packed_convolution *packed,
     if (packed->gradient_one_group) scratch.sums = (void *)sums;
     if (rows_floats(packed)) scratch.rows = (void *)rows;
     if (mixed_floats(packed)) scratch.mixed = (void *)mixed, scratch.starts = (void *)starts;
+    if (gradient_correction_floats(packed)) scratch.corrections = (void *)(rows + rows_floats(packed) + mixed_floats(packed));
     return scratch;
 }
 

@@ -7,6 +7,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/vector.h"
 #include "kernels/fetch.h"
 #include "kernels/packed_internal.h"
 
@@ -42,7 +43,7 @@ void gradient_plan(struct packed_convolution *packed, int threads)
     plan->winograd = winograd_gradient_fits(packed);
     plan->pitch = (size_t)(packed->shape.out_width + 2) * BLOCK_CHANNELS;
     size_t bytes = (a->block_bytes + e->quads_block) * (plan->winograd ? 2 : 1);
-    if ((plan->winograd || !a->zero_point) && bytes < FIRST_CACHE) plan->images = (int)(FIRST_CACHE / bytes);
+    if (bytes < FIRST_CACHE) plan->images = (int)(FIRST_CACHE / bytes);
 }
 
 size_t gradient_floats(const struct packed_convolution *packed)
@@ -50,17 +51,34 @@ size_t gradient_floats(const struct packed_convolution *packed)
     return packed->request.for_training ? (size_t)packed->gradient.blocks * (size_t)packed->gradient.tiles * tile_floats(packed) : 0;
 }
 
-// What the activations' zero point adds to P of an output channel: 128 times the sum of its errors.
-static void zero_point_sums(const struct packed_convolution *packed, const int8_t *quads, int32_t corrections[GRADIENT_CHANNELS])
+size_t gradient_output_blocks(const struct packed_convolution *packed)
 {
-    const struct packed_map *errors = &packed->errors;
-    for (int c = 0; c < GRADIENT_CHANNELS; c++) {
-        int32_t sum = 0;
-        for (int quad = 0; quad < errors->row_quads * errors->height; quad++)
-            for (int k = 0; k < 4; k++) sum += quads[(quad * BLOCK_CHANNELS + c) * 4 + k];
-        corrections[c] = packed->activations.zero_point * sum;
-    }
+    return (size_t)packed->gradient.tiles * GRADIENT_CHANNELS / BLOCK_CHANNELS + 1;
 }
+
+size_t gradient_correction_floats(const struct packed_convolution *packed)
+{
+    if (!packed->request.for_training || !packed->activations.zero_point || packed->depthwise || packed->gradient.winograd) return 0;
+    return (size_t)packed->gradient.images * gradient_output_blocks(packed) * BLOCK_CHANNELS;
+}
+
+// What the activations' zero point adds to P of each output channel of a block: its value times the sum of the channel's errors.
+VECTORIZED static void zero_point_sums(const int8_t *quads, int count, int zero_point, int32_t corrections[BLOCK_CHANNELS])
+{
+    vector_int sum = {0};
+    for (int i = 0; i < count; i++) {
+        vector_bits four; // of each channel
+        memcpy(&four, quads + (size_t)i * 4 * BLOCK_CHANNELS, sizeof four);
+        sum += ((vector_int)(four << 24) >> 24) + ((vector_int)(four << 16) >> 24) + ((vector_int)(four << 8) >> 24) + ((vector_int)four >> 24);
+    }
+    sum *= zero_point;
+    memcpy(corrections, &sum, sizeof sum);
+}
+
+// The tiles of a task: [first_block, end_block) x [first_tile, end_tile).
+struct tile_range {
+    int first_block, end_block, first_tile, end_tile;
+};
 
 static const uint8_t *pixels_of(const struct packed_map *a, int image, int block)
 {
@@ -72,8 +90,20 @@ static const int8_t *errors_of(const struct packed_map *e, int image, int first_
     return e->quads + ((size_t)image * (size_t)e->blocks + (size_t)(first_out / BLOCK_CHANNELS)) * e->quads_block;
 }
 
+// What the zero point adds for the images and outputs of a task.
+static void correct_zero_point(const struct packed_convolution *packed, const struct tile_range *t, int image, int images, int32_t *corrections)
+{
+    const struct packed_map *e = &packed->errors;
+    const int first = t->first_tile * GRADIENT_CHANNELS / BLOCK_CHANNELS, end = minimum(blocked_count(t->end_tile * GRADIENT_CHANNELS), e->blocks);
+    const size_t image_corrections = gradient_output_blocks(packed) * BLOCK_CHANNELS;
+    for (int n = 0; n < images; n++, corrections += image_corrections)
+        for (int block = first; block < end; block++)
+            zero_point_sums(errors_of(e, image + n, block * BLOCK_CHANNELS), e->height * e->row_quads, packed->activations.zero_point,
+                            corrections + (block - first) * BLOCK_CHANNELS);
+}
+
 // Points the job at images from `image` of a tile.
-static void aim(const struct packed_convolution *packed, int image, int block, int first_out, int32_t corrections[GRADIENT_CHANNELS],
+static void aim(const struct packed_convolution *packed, const struct tile_range *t, int image, int block, int first_out, const int32_t *corrections,
                 struct gradient_job *job)
 {
     const struct packed_map *a = &packed->activations, *e = &packed->errors;
@@ -81,7 +111,7 @@ static void aim(const struct packed_convolution *packed, int image, int block, i
     job->quads = errors_of(e, image, first_out) + first_out % BLOCK_CHANNELS * 4;
     job->in_scales = a->plane_scales + ((size_t)image * (size_t)a->blocks + (size_t)block) * BLOCK_CHANNELS;
     job->out_scales = e->plane_scales + (size_t)image * (size_t)e->blocks * BLOCK_CHANNELS + (size_t)first_out;
-    if (a->zero_point) zero_point_sums(packed, job->quads, corrections);
+    if (corrections) job->corrections = corrections + first_out - t->first_tile * GRADIENT_CHANNELS / BLOCK_CHANNELS * BLOCK_CHANNELS;
 }
 
 // The input channels of a block, from *first to before *end, that have weights to one of the outputs from first_out to before end_out.
@@ -131,11 +161,6 @@ static void totals_of_one_group(const struct packed_convolution *packed, int blo
             }
 }
 
-// The tiles of a task: [first_block, end_block) x [first_tile, end_tile).
-struct tile_range {
-    int first_block, end_block, first_tile, end_tile;
-};
-
 static struct tile_range tiles_of(const struct packed_convolution *packed, int task)
 {
     const struct gradient_plan *plan = &packed->gradient;
@@ -158,7 +183,7 @@ static struct fetch plan_fetch(const struct packed_convolution *packed, const st
     return fetch;
 }
 
-static struct gradient_job job_of(const struct packed_convolution *packed, const int32_t *corrections)
+static struct gradient_job job_of(const struct packed_convolution *packed)
 {
     const struct convolution_shape *s = &packed->shape;
     const struct packed_map *a = &packed->activations, *e = &packed->errors;
@@ -166,14 +191,14 @@ static struct gradient_job job_of(const struct packed_convolution *packed, const
                                  .height = e->height, .width = e->width, .row_quads = e->row_quads,
                                  .pixel_bytes = (size_t)s->stride * BLOCK_CHANNELS, .row_bytes = (size_t)s->stride * a->row_bytes,
                                  .largest_input = largest_byte(a), .largest_error = (int)mls_largest_integer(&e->format),
-                                 .corrections = a->zero_point ? corrections : NULL,
                                  .image_pixels = a->image_bytes, .image_quads = (size_t)e->blocks * e->quads_block,
-                                 .image_in_scales = (size_t)a->blocks * BLOCK_CHANNELS, .image_out_scales = (size_t)e->blocks * BLOCK_CHANNELS};
+                                 .image_in_scales = (size_t)a->blocks * BLOCK_CHANNELS, .image_out_scales = (size_t)e->blocks * BLOCK_CHANNELS,
+                                 .image_corrections = gradient_output_blocks(packed) * BLOCK_CHANNELS};
 }
 
 // The tiles of a task, job->images images from `image`, into totals or, where all images are one group, into sums.
 static void gradient_of_images(const struct packed_convolution *packed, const struct tile_range *t, int image, const struct packed_scratch *scratch,
-                               struct fetch *fetch, int32_t corrections[GRADIENT_CHANNELS], struct gradient_job *job)
+                               struct fetch *fetch, struct gradient_job *job)
 {
     const struct kernel_set *kernels = packed->request.kernels;
     const struct convolution_shape *s = &packed->shape;
@@ -181,6 +206,7 @@ static void gradient_of_images(const struct packed_convolution *packed, const st
     const int first_out = t->first_tile * GRADIENT_CHANNELS;
     size_t at = 0;
     if (winograd) winograd_gradient_errors(packed, image, job->images, first_out, t->end_tile * GRADIENT_CHANNELS, scratch);
+    if (scratch->corrections) correct_zero_point(packed, t, image, job->images, scratch->corrections);
     for (int block = t->first_block; block < t->end_block; block++) {
         if (winograd && have_weights(s, block, first_out, t->end_tile * GRADIENT_CHANNELS))
             winograd_gradient_rows(packed, image, job->images, block, scratch);
@@ -191,7 +217,7 @@ static void gradient_of_images(const struct packed_convolution *packed, const st
                 winograd_gradient_tile(packed, image, job->images, block, first_out, out, scratch, scratch->totals + at);
                 continue;
             }
-            aim(packed, image, block, out, corrections, job);
+            aim(packed, t, image, block, out, scratch->corrections, job);
             if (scratch->sums)
                 kernels->gradient_images_sums(job, scratch->sums + at);
             else
@@ -209,15 +235,14 @@ static void gradient_task(void *context, int task, int thread)
     size_t size = tile_floats(packed), all = (size_t)(t.end_block - t.first_block) * (size_t)(t.end_tile - t.first_tile) * size;
     float *totals = scratch.totals;
     int64_t *wide = scratch.sums;
-    int32_t corrections[GRADIENT_CHANNELS];
-    struct gradient_job job = job_of(packed, corrections);
+    struct gradient_job job = job_of(packed);
     memset(totals, 0, all * sizeof *totals);
     if (wide) memset(wide, 0, all * sizeof *wide);
     for (int image = 0; image < work->images; image += job.images) {
         job.images = minimum(packed->gradient.images, work->images - image);
         int next = image + job.images;
         struct fetch fetch = plan_fetch(packed, &t, next, minimum(packed->gradient.images, work->images - next));
-        gradient_of_images(packed, &t, image, &scratch, &fetch, corrections, &job);
+        gradient_of_images(packed, &t, image, &scratch, &fetch, &job);
     }
     for (int block = t.first_block; block < t.end_block; block++)
         for (int tile = t.first_tile; tile < t.end_tile; tile++, totals += size) {

@@ -128,12 +128,15 @@ struct packed_scratch {
     uint8_t *rows;   // struct winograd_job, [pairs of a band][lines][4][pitch]; weight gradient, [images][pairs][4][pitch]; NULL: not used
     int8_t *mixed;   // struct winograd_errors_job, [images][blocks of a task's outputs][errors of a block]; NULL: not used
     int32_t *starts; // [images][blocks of a task's outputs][4][16]
+    int32_t *corrections; // struct gradient_job, [images][blocks of a task's outputs][16]; NULL: not used
 };
 struct packed_scratch packed_scratch_of(const struct packed_convolution *packed, int thread);
 // Before all work: plan and scratch for the threads of this pool.
 bool packed_meet_pool(struct packed_convolution *packed, struct thread_pool *pool, struct error *error);
 void gradient_plan(struct packed_convolution *packed, int threads);
 size_t gradient_floats(const struct packed_convolution *packed); // totals of a task
+size_t gradient_correction_floats(const struct packed_convolution *packed); // of the images at work
+size_t gradient_output_blocks(const struct packed_convolution *packed); // of 16, in which the outputs of a task lie
 
 // (St_1 * 2^-F_1) * (St_2 * 2^-F_2)
 static inline float tensor_factor(float scale1, const struct mls_format *format1, float scale2, const struct mls_format *format2)

@@ -155,29 +155,23 @@ size_t winograd_gradient_row_bytes(const struct packed_convolution *packed)
     return packed->gradient.winograd ? (size_t)packed->gradient.images * image_row_bytes(packed) + 64 : 0;
 }
 
-// Blocks of 16 in which the outputs of a task lie.
-static size_t output_blocks(const struct packed_convolution *packed)
-{
-    return (size_t)packed->gradient.tiles * GRADIENT_CHANNELS / BLOCK_CHANNELS + 1;
-}
-
 size_t winograd_gradient_mixed_bytes(const struct packed_convolution *packed)
 {
     if (!packed->gradient.winograd) return 0;
-    return (size_t)packed->gradient.images * output_blocks(packed) * packed->errors.quads_block;
+    return (size_t)packed->gradient.images * gradient_output_blocks(packed) * packed->errors.quads_block;
 }
 
 size_t winograd_gradient_start_bytes(const struct packed_convolution *packed)
 {
     if (!packed->gradient.winograd) return 0;
-    return (size_t)packed->gradient.images * output_blocks(packed) * 4 * BLOCK_CHANNELS * sizeof(int32_t);
+    return (size_t)packed->gradient.images * gradient_output_blocks(packed) * 4 * BLOCK_CHANNELS * sizeof(int32_t);
 }
 
 void winograd_gradient_errors(const struct packed_convolution *packed, int image, int images, int first_out, int end_out,
                               const struct packed_scratch *scratch)
 {
     const struct packed_map *e = &packed->errors;
-    const size_t blocks = output_blocks(packed);
+    const size_t blocks = gradient_output_blocks(packed);
     const int first = first_out / BLOCK_CHANNELS, end = minimum(blocked_count(end_out), e->blocks);
     struct winograd_errors_job job = {.pairs = e->height / 2, .row_quads = e->row_quads};
     for (int n = 0; n < images; n++)
@@ -205,7 +199,7 @@ void winograd_gradient_tile(const struct packed_convolution *packed, int image, 
                             const struct packed_scratch *scratch, float *totals)
 {
     const struct packed_map *a = &packed->activations, *e = &packed->errors;
-    const size_t blocks = output_blocks(packed), quads_image = (size_t)e->blocks * e->quads_block;
+    const size_t blocks = gradient_output_blocks(packed), quads_image = (size_t)e->blocks * e->quads_block;
     const size_t out_block = (size_t)(out / BLOCK_CHANNELS), to = out_block - (size_t)(first_out / BLOCK_CHANNELS);
     const size_t channel = (size_t)(out % BLOCK_CHANNELS);
     const struct winograd_gradient_job job = {
