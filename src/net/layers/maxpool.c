@@ -100,11 +100,11 @@ VECTOR_INLINE bool is_whole(struct range range, int size)
     return range.first == 0 && range.end == size;
 }
 
-// first: of the window's positions within the picture; steps of a row and the positions of its other corner follow.
+// first: the first number within the picture, whose position the winners are counted from until the end.
 VECTOR_INLINE struct window pool_window(const float *first, int width, int size, struct range ys, struct range xs, const bool native)
 {
     const int start = 1 + ys.first * size + xs.first;
-    struct window w = {vector_load(first), {0}}; // winners: from `start`
+    struct window w = {vector_load(first), {0}};
     for (int ky = 0; ky < ys.end - ys.first; ky++)
         for (int kx = ky == 0; kx < xs.end - xs.first; kx++)
             window_add(&w, vector_load(first + (ky * width + kx) * BLOCK_CHANNELS), ky * size + kx, native);
