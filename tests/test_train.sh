@@ -120,7 +120,7 @@ train begun --set mantissa=4 --seed 3 --set 'data.mean=0.25' --stop-after=5 2>"$
 train begun-whole --set mantissa=4 --seed 3 --set 'data.mean=0.25'
 eval "$(sed "s|.*Go on with: mlsnet |\"$MLSNET\" |" "$work/begun.err")"
 check "the printed command goes on, to the same bytes" same begun-whole begun
-check "a hangup saves" bash -c "$MLSNET train $cfg --output $work/hangup --quiet --set epochs=2000 --set policy=constant 2>/dev/null & pid=\$!; sleep 1; kill -HUP \$pid; wait \$pid; [ \$? = 130 ] && [ -s $work/hangup/last.safetensors ]"
+check "a hangup saves" bash -c "env --default-signal=HUP $MLSNET train $cfg --output $work/hangup --quiet --set epochs=2000 --set policy=constant 2>/dev/null & pid=\$!; sleep 1; kill -HUP \$pid; wait \$pid; [ \$? = 130 ] && [ -s $work/hangup/last.safetensors ]"
 
 # Two trainings in one folder: the second is refused, the first goes on.
 "$MLSNET" train "$cfg" --output "$work/shared" --quiet --set epochs=2000 --set policy=constant 2>/dev/null &
