@@ -491,7 +491,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients), cmocka_unit_test(test_activations), cmocka_unit_test(test_threads), cmocka_unit_test(test_nothing_is_left),
                                        cmocka_unit_test(test_error_bounds),
-                                       cmocka_unit_test(test_modes), cmocka_unit_test(test_maxpool), cmocka_unit_test(test_crop), cmocka_unit_test(test_evaluation),
+                                       cmocka_unit_test(test_modes), cmocka_unit_test(test_maxpool), cmocka_unit_test(test_crop),
+                                       cmocka_unit_test(test_evaluation),
                                        cmocka_unit_test(test_part_of_a_batch), cmocka_unit_test(test_not_finite)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

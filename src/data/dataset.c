@@ -198,28 +198,23 @@ void dataset_close(struct dataset *dataset)
     memory_release(dataset);
 }
 
-static uint32_t checksum(uint32_t sum, const void *bytes, size_t size)
-{
-    return (uint32_t)crc32_z(sum, bytes, size);
-}
-
-static uint32_t split_checksum(const struct dataset *dataset, const struct split *split, uint32_t sum)
+static uLong split_checksum(const struct dataset *dataset, const struct split *split, uLong sum)
 {
     size_t size = (size_t)dataset->channels * (size_t)dataset->picture_height * (size_t)dataset->picture_width;
-    sum = checksum(sum, split->labels, (size_t)split->count * sizeof *split->labels);
-    if (split->pixels) return checksum(sum, split->pixels, (size_t)split->count * size);
+    sum = crc32_z(sum, (const Bytef *)split->labels, (size_t)split->count * sizeof *split->labels);
+    if (split->pixels) return crc32_z(sum, split->pixels, (size_t)split->count * size);
     for (int i = 0; i < split->count; i++) {
         const char *slash = strrchr(split->paths[i], '/'), *name = slash ? slash + 1 : split->paths[i];
-        sum = checksum(sum, name, strlen(name) + 1);
+        sum = crc32_z(sum, (const Bytef *)name, strlen(name) + 1);
     }
     return sum;
 }
 
 void dataset_fingerprint(const struct dataset *dataset, char text[DATASET_FINGERPRINT])
 {
-    uint32_t sum = split_checksum(dataset, &dataset->test, split_checksum(dataset, &dataset->train, 0));
-    snprintf(text, DATASET_FINGERPRINT, "%d + %d pictures of %d classes, checksum %08x", dataset->train.count, dataset->test.count,
-             dataset->classes, (unsigned)sum);
+    uLong sum = split_checksum(dataset, &dataset->test, split_checksum(dataset, &dataset->train, 0));
+    snprintf(text, DATASET_FINGERPRINT, "%d + %d pictures of %d classes, checksum %08lx", dataset->train.count, dataset->test.count,
+             dataset->classes, sum);
 }
 
 bool dataset_read_picture(const struct dataset *dataset, const char *path, float *out, struct error *error)
