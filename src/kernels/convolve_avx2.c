@@ -34,13 +34,6 @@ static int depth_of(int largest_unsigned, int largest_signed)
     return pair > 0 ? INT16_MAX / pair : INT16_MAX;
 }
 
-INLINE __m256i broadcast_4(const void *from)
-{
-    int32_t four;
-    __builtin_memcpy(&four, from, 4);
-    return _mm256_set1_epi32(four);
-}
-
 // Bytes 0 and 2 of each 32-bit lane as 16 bits; bytes 1 and 3.
 INLINE __m256i even_signed(__m256i bytes)
 {
@@ -509,6 +502,9 @@ const struct kernel_set kernels_avx2 = {
     .quantize_block = quantize_block_avx2,
     .quantize_run = quantize_run_avx2,
     .convolve_row = convolve_row_avx2,
+    .winograd_bits = 16,
+    .winograd_input = winograd_input_avx2,
+    .winograd_rows = winograd_rows_avx2,
     .gradient_images = gradient_images_avx2,
     .gradient_images_sums = gradient_images_sums_avx2,
     .depthwise_row = depthwise_row_plain,

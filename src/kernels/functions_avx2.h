@@ -7,6 +7,9 @@
 // quantize_avx2.c
 void quantize_block_avx2(const struct quantize_job *job);
 void quantize_run_avx2(const struct quantizer *quantizer, const float *x, int count, float reciprocal, int8_t *codes);
+// winograd_avx2.c
+void winograd_input_avx2(const struct winograd_input_job *job);
+void winograd_rows_avx2(const struct winograd_job *job, float *const outputs[2]);
 // direct_avx2.c
 void direct_row_avx2(const struct direct_job *job, const float *input, int pixels, float *const outputs[2]);
 void direct_gradient_avx2(const struct direct_gradient_job *job, float *totals);

@@ -73,6 +73,8 @@ struct convolve_job {
 // in integers, hence without an error, and 4 dot products where there were 6. That all sums are twice as large changes no rounding, since
 // what is subnormal is a multiple of the smallest float and exact either way. A line is the contiguous part of a row: a channel in
 // planes, or a packed block.
+// A set whose winograd_bits is 16 sums modulo 2^16, bytes 0 and 1 of each 4 apart from bytes 2 and 3. That is exact as well, if the twofold
+// outputs fit, whatever the products on the way are: of as many quads of a group as that allows (a chunk), then in 32 bits.
 struct winograd_job {
     int groups, pixels;           // pixels: outputs of a row, a multiple of 8 or of 7
     bool planar;                  // each group is one quad, and that a line: as in struct convolve_job
@@ -81,7 +83,9 @@ struct winograd_job {
     const uint8_t *rows;          // [lines][4][pitch]: d0 - d2, d1 + d2, d2 - d1, d3 - d1, each + WINOGRAD_OFFSET
     size_t pitch;
     const int8_t *weights;        // [group][quad of the group][4][columns][16 outputs][4 bytes]: 2 g0, g0 + g1 + g2, g0 - g1 + g2, 2 g2
-    const int32_t *starts;        // [groups][2][16]: where m1 and m2 start, so that the offsets cancel
+    int chunk;                    // quads; with 32 bits those of a group, or more
+    const int32_t *starts;        // [group][chunk of the group][2][16]: where m1 and m2 start, so that the offsets cancel; with 16 bits
+                                  // [16][2] numbers of 16 bits
     const float *scales;          // [groups][16]: Sg_1 * Sg_2
     float factor;                 // as in struct convolve_job
     bool accumulate;
@@ -236,6 +240,8 @@ struct kernel_set {
     void (*convolve_pixels)(const struct convolve_job *job, const uint8_t *input, const struct convolve_pixel *pixels, int count,
                             float *const outputs[2]);
     // outputs[row] + pixel * 16: as convolve_row. NULL: there is none, nor a winograd_input.
+    int winograd_bits;            // of its sums: 32 or 16
+    bool winograd_planar;         // it takes planes, too
     void (*winograd_input)(const struct winograd_input_job *job);
     void (*winograd_rows)(const struct winograd_job *job, float *const outputs[2]);
     // totals[tap][out channel][16] = fma((float)P, in_scales[i] * out_scales[out channel], totals), image by image.

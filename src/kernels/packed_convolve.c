@@ -175,7 +175,7 @@ static void convolve_pairs(const struct convolve_work *work, int image, int bloc
                                .quad_first = d->quad_first + first, .quad_last = d->quad_last + first,
                                .quad_offsets = winograd->quad_offsets, .rows = scratch->rows,
                                .pitch = winograd->pitch, .weights = winograd->weights + (size_t)block * winograd_weights_block(d),
-                               .starts = winograd->starts + (size_t)block * (size_t)d->groups * 2 * BLOCK_CHANNELS,
+                               .chunk = winograd->chunk, .starts = winograd->starts + (size_t)block * winograd_starts_block(d),
                                .scales = scratch->scales, .factor = work->factor, .accumulate = work->accumulate};
     const struct convolve_job one_block = {.blocks = 1, .output_step = BLOCK_CHANNELS};
     for (; pair < end; pair++, job.rows += (size_t)winograd->lines * 4 * winograd->pitch) {

@@ -52,7 +52,8 @@ struct phase {
 // Two rows of outputs at a time (struct winograd_job; packed_winograd.c).
 struct winograd {
     int8_t *weights;        // [output block][group][quad][4][columns][16][4]; NULL: not used here
-    int32_t *starts;        // [output block][group][2][16]
+    int chunk;              // struct winograd_job
+    int32_t *starts;        // [output block][winograd_starts_block]
     int columns, lines;     // struct winograd_job
     size_t *quad_offsets;   // [quads], bytes, from the first of the transformed rows
     size_t pitch;           // bytes of a transformed row
@@ -160,7 +161,12 @@ static inline size_t winograd_weights_block(const struct direction *direction)
 {
     return (size_t)direction->total_quads * 4 * (size_t)direction->winograd.columns * 64;
 }
-void winograd_pack_block(const struct direction *direction, int block); // from the weights of the phase
+// Starts of an output block: of its groups' chunks, [2][16] each.
+static inline size_t winograd_starts_block(const struct direction *direction)
+{
+    return (size_t)(direction->groups + direction->total_quads / direction->winograd.chunk) * 2 * BLOCK_CHANNELS;
+}
+void winograd_pack_block(const struct packed_convolution *packed, const struct direction *direction, int block); // from the weights of the phase
 // The rows for `pairs` pairs of output rows of one image, whose bytes are given, from row 2 * first on.
 void winograd_transform(const struct packed_convolution *packed, const struct packed_map *map, const struct direction *direction,
                         const uint8_t *bytes, int first, int pairs, uint8_t *rows);

@@ -380,7 +380,7 @@ static void pack_block(const struct packed_convolution *packed, const struct dir
         for (int i = 0; i < BLOCK_CHANNELS; i++) phase->starts[at + (size_t)i] = -zero_point * sums[i];
         set_weight_scales(packed, d, block, d->block_first[block] + group, d->weight_scales + at);
     }
-    if (d->winograd.weights) winograd_pack_block(d, block);
+    if (d->winograd.weights) winograd_pack_block(packed, d, block);
 }
 
 // Tasks: the output blocks of each phase, of forward and then of input error.

@@ -7,10 +7,15 @@
 #define BAND_BYTES ((size_t)24 << 10) // of transformed rows: they stay in the first cache, most of them
 #define MOST_CHANNELS 8192            // of a group: its sums are below 2^31 by far, the offsets' part included
 
-// Sums of two rows of the input and of three of the window must fit a byte.
-static bool integers_fit(const struct mls_format *map, const struct mls_format *weights)
+// The quads whose products can be summed at a time; 0: not one. Sums of two rows of the input and of three of the window must fit a byte.
+// In 16 bits, the products of two bytes must fit, and twice those of two channels with the whole window.
+static int quads_that_fit(const struct mls_format *map, const struct mls_format *weights, int bits)
 {
-    return 2 * mls_largest_integer(map) <= 127 && 3 * mls_largest_integer(weights) <= 127;
+    const int64_t input = mls_largest_integer(map), weight = mls_largest_integer(weights);
+    if (2 * input > 127 || 3 * weight > 127) return 0;
+    if (bits == 32) return MOST_CHANNELS;
+    if (2 * (WINOGRAD_OFFSET + 2 * input) * 3 * weight > INT16_MAX) return 0;
+    return (int)(INT16_MAX / (2 * 2 * 9 * input * weight));
 }
 
 static bool shape_fits(const struct packed_convolution *packed, const struct direction *d)
@@ -20,7 +25,7 @@ static bool shape_fits(const struct packed_convolution *packed, const struct dir
     bool tiles = d->output_height % 2 == 0 && (d->output_width % 8 == 0 || d->output_width % 7 == 0);
     // In packed blocks not where groups are one quad: it would be faster in the cache, but is 5 % slower in a step of ResNet-20.
     bool groups = d->planar ? d->total_quads == d->groups : d->total_quads >= 2 * d->groups && d->reduced <= MOST_CHANNELS;
-    return window && tiles && groups && d->together == 1;
+    return window && tiles && groups && d->together == 1 && (!d->planar || packed->request.kernels->winograd_planar);
 }
 
 // The transformed rows of a map: lines of one channel, the last output of a row reads 4 bytes; or of a packed block.
@@ -45,10 +50,12 @@ bool winograd_create(struct packed_convolution *packed, struct direction *d, str
 {
     const struct packed_map *map = d == &packed->forward ? &packed->activations : &packed->errors;
     struct winograd *w = &d->winograd;
-    size_t blocks = (size_t)d->output_blocks, starts = blocks * (size_t)d->groups * 2 * BLOCK_CHANNELS;
+    size_t blocks = (size_t)d->output_blocks, starts;
     if (!packed->request.kernels->winograd_rows || !shape_fits(packed, d)) return true;
-    if (!integers_fit(&map->format, &packed->request.formats[MLS_WEIGHT])) return true;
+    w->chunk = quads_that_fit(&map->format, &packed->request.formats[MLS_WEIGHT], packed->request.kernels->winograd_bits);
+    if (w->chunk < 1) return true;
     if (!create_rows(packed, d, error)) return false;
+    starts = blocks * winograd_starts_block(d);
     w->weights = memory_allocate(blocks, winograd_weights_block(d), error);
     w->starts = memory_allocate(starts, sizeof(int32_t), error);
     packed->memory += blocks * winograd_weights_block(d) + starts * sizeof(int32_t);
@@ -71,9 +78,12 @@ static bool from_the_bottom(const struct direction *d)
     return phase->tap_offsets[0] > phase->tap_offsets[phase->taps - 1];
 }
 
-// [16][4] of three taps, one below the other -> of the four that are multiplied, `distance` bytes apart; their sums by output.
+// Sums of the weights of the four products, by output, bytes 0 and 1 of each 4 apart from bytes 2 and 3.
+typedef int32_t weight_sums[4][BLOCK_CHANNELS][2];
+
+// [16][4] of three taps, one below the other -> of the four that are multiplied, `distance` bytes apart; their sums.
 VECTORIZED static void transform_weights(const int8_t *top, const int8_t *middle, const int8_t *bottom, int8_t *to, size_t distance,
-                                         int32_t sums[4][BLOCK_CHANNELS])
+                                         weight_sums sums)
 {
     for (int i = 0; i < 64; i++) {
         int sum = top[i] + bottom[i];
@@ -84,32 +94,57 @@ VECTORIZED static void transform_weights(const int8_t *top, const int8_t *middle
     }
     for (int k = 0; k < 4; k++)
         for (int i = 0; i < BLOCK_CHANNELS; i++)
-            for (int c = 0; c < 4; c++) sums[k][i] += to[(size_t)k * distance + (size_t)(4 * i + c)];
+            for (int c = 0; c < 4; c++) sums[k][i][c / 2] += to[(size_t)k * distance + (size_t)(4 * i + c)];
 }
 
 // The offsets' part of all products is subtracted from m1 and m2 beforehand, such that both their sum and their difference are right.
-static void set_starts(int32_t sums[4][BLOCK_CHANNELS], int32_t starts[2 * BLOCK_CHANNELS])
+static int32_t start(const int32_t sums[4], int m)
 {
-    for (int i = 0; i < BLOCK_CHANNELS; i++) { // sums[0] and sums[3] are even
-        starts[i] = -WINOGRAD_OFFSET * (sums[1][i] + (sums[0][i] + sums[3][i]) / 2);
-        starts[BLOCK_CHANNELS + i] = -WINOGRAD_OFFSET * (sums[2][i] + (sums[0][i] - sums[3][i]) / 2);
-    }
+    const int32_t outer = m ? sums[0] - sums[3] : sums[0] + sums[3]; // both are even
+    return -WINOGRAD_OFFSET * (sums[1 + m] + outer / 2);
 }
 
-void winograd_pack_block(const struct direction *d, int block)
+static void set_starts(weight_sums sums, int bits, int32_t starts[2 * BLOCK_CHANNELS])
+{
+    for (int m = 0; m < 2; m++)
+        for (int i = 0; i < BLOCK_CHANNELS; i++) {
+            int32_t of_pair[2];
+            for (int pair = 0; pair < 2; pair++)
+                of_pair[pair] = start((const int32_t[4]){sums[0][i][pair], sums[1][i][pair], sums[2][i][pair], sums[3][i][pair]}, m);
+            const uint16_t small[2] = {(uint16_t)of_pair[0], (uint16_t)of_pair[1]};
+            if (bits == 16)
+                memcpy(&starts[m * BLOCK_CHANNELS + i], small, sizeof small);
+            else
+                starts[m * BLOCK_CHANNELS + i] = of_pair[0] + of_pair[1];
+        }
+}
+
+// Some quads of a group.
+static void pack_chunk(const struct direction *d, int bits, int quads, const int8_t *from, int8_t *to, int32_t *starts)
 {
     const size_t columns = (size_t)d->winograd.columns, top = from_the_bottom(d) ? 2 * columns : 0;
+    weight_sums sums = {{{0}}};
+    for (int quad = 0; quad < quads; quad++, from += 3 * columns * 64, to += 4 * columns * 64)
+        for (size_t c = 0; c < columns; c++)
+            transform_weights(from + (top + c) * 64, from + (columns + c) * 64, from + (2 * columns - top + c) * 64, to + c * 64,
+                              columns * 64, sums);
+    set_starts(sums, bits, starts);
+}
+
+void winograd_pack_block(const struct packed_convolution *packed, const struct direction *d, int block)
+{
+    const size_t columns = (size_t)d->winograd.columns;
+    const int bits = packed->request.kernels->winograd_bits;
     const int8_t *from = d->phases->weights + (size_t)block * d->phases->weights_block;
     int8_t *to = d->winograd.weights + (size_t)block * winograd_weights_block(d);
-    int32_t *starts = d->winograd.starts + (size_t)block * (size_t)d->groups * 2 * BLOCK_CHANNELS;
-    for (int group = d->block_first[block]; group < d->block_first[block] + d->block_groups[block]; group++, starts += 2 * BLOCK_CHANNELS) {
-        int32_t sums[4][BLOCK_CHANNELS] = {{0}};
-        for (int quad = d->quad_first[group]; quad <= d->quad_last[group]; quad++, from += 3 * columns * 64, to += 4 * columns * 64)
-            for (size_t c = 0; c < columns; c++)
-                transform_weights(from + (top + c) * 64, from + (columns + c) * 64, from + (2 * columns - top + c) * 64, to + c * 64,
-                                  columns * 64, sums);
-        set_starts(sums, starts);
-    }
+    int32_t *starts = d->winograd.starts + (size_t)block * winograd_starts_block(d);
+    for (int group = d->block_first[block]; group < d->block_first[block] + d->block_groups[block]; group++)
+        for (int quad = d->quad_first[group], quads; quad <= d->quad_last[group]; quad += quads, starts += 2 * BLOCK_CHANNELS) {
+            quads = minimum(d->winograd.chunk, d->quad_last[group] + 1 - quad);
+            pack_chunk(d, bits, quads, from, to, starts);
+            from += (size_t)quads * 3 * columns * 64;
+            to += (size_t)quads * 4 * columns * 64;
+        }
 }
 
 // ---------------------------------------------------------------------------------------------

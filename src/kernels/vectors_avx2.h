@@ -11,6 +11,13 @@ INLINE __m256i load_256(const void *from)
     return _mm256_loadu_si256(from);
 }
 
+INLINE __m256i broadcast_4(const void *from)
+{
+    int32_t four;
+    __builtin_memcpy(&four, from, 4);
+    return _mm256_set1_epi32(four);
+}
+
 // 16 lanes, the channels of a block.
 struct lanes {
     __m256i half[2];
