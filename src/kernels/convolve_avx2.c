@@ -346,21 +346,29 @@ static void gradient_8_any_avx2(const struct gradient_chunk *chunk, __m256i (*pi
     }
 }
 
+// sum[output channel][half of the input channels], of 16 bits: the products of the quads [begin, end) and 4 output channels from `first`.
+INLINE void sum_quads(const struct gradient_chunk *chunk, __m256i (*pixels)[2], int first, int begin, int end, __m256i sum[4][2])
+{
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; c++) sum[c][0] = sum[c][1] = _mm256_setzero_si256();
+    for (int i = begin; i < end; i++)
+#pragma GCC unroll 4
+        for (int c = 0; c < 4; c++) {
+            __m256i error = broadcast_4(chunk->errors + 64 * i + 4 * (first + c));
+            sum[c][0] = _mm256_add_epi16(sum[c][0], _mm256_maddubs_epi16(pixels[i][0], error));
+            sum[c][1] = _mm256_add_epi16(sum[c][1], _mm256_maddubs_epi16(pixels[i][1], error));
+        }
+}
+
 // The same by sums of 16 bits, for half of the output channels at a time.
 static void gradient_8_many_avx2(const struct gradient_chunk *chunk, __m256i (*pixels)[2], int depth, __m256i total[2][GRADIENT_CHANNELS])
 {
     int count = chunk->rows * chunk->columns;
     for (int first = 0; first < GRADIENT_CHANNELS; first += 4)
         for (int begin = 0, end; begin < count; begin = end) {
-            __m256i sum[4][2] = {{_mm256_setzero_si256()}};
+            __m256i sum[4][2];
             end = count - begin < depth ? count : begin + depth;
-            for (int i = begin; i < end; i++)
-#pragma GCC unroll 4
-                for (int c = 0; c < 4; c++) {
-                    __m256i error = broadcast_4(chunk->errors + 64 * i + 4 * (first + c));
-                    sum[c][0] = _mm256_add_epi16(sum[c][0], _mm256_maddubs_epi16(pixels[i][0], error));
-                    sum[c][1] = _mm256_add_epi16(sum[c][1], _mm256_maddubs_epi16(pixels[i][1], error));
-                }
+            sum_quads(chunk, pixels, first, begin, end, sum);
 #pragma GCC unroll 4
             for (int c = 0; c < 4; c++)
 #pragma GCC unroll 2
@@ -426,10 +434,61 @@ static void add_to_integers(__m256i sums[2][GRADIENT_CHANNELS], int64_t *totals)
         }
 }
 
+// totals of one tap, [8][16], of an image that is one chunk and whose sums fit 16 bits: they are widened in registers.
+static void gradient_8_once_avx2(const struct gradient_job *job, const struct gradient_chunk *chunk, __m256i (*pixels)[2],
+                                 __m256 scales[GRADIENT_CHANNELS][2], float *totals)
+{
+    for (int first = 0; first < GRADIENT_CHANNELS; first += 4) {
+        __m256i sum[4][2];
+        sum_quads(chunk, pixels, first, 0, chunk->rows * chunk->columns, sum);
+#pragma GCC unroll 4
+        for (int c = 0; c < 4; c++) {
+            const __m256i start = _mm256_set1_epi32(job->corrections ? -job->corrections[first + c] : 0);
+#pragma GCC unroll 2
+            for (int half = 0; half < 2; half++, totals += 8) {
+                __m256i products = _mm256_add_epi32(start, _mm256_madd_epi16(sum[c][half], _mm256_set1_epi16(1)));
+                _mm256_storeu_ps(totals, _mm256_fmadd_ps(_mm256_cvtepi32_ps(products), scales[first + c][half], _mm256_loadu_ps(totals)));
+            }
+        }
+    }
+}
+
+static bool is_small(const struct gradient_job *job)
+{
+    const int quads = job->height * job->row_quads;
+    return quads <= CHUNK_QUADS && quads <= depth_of(job->largest_input, job->largest_error);
+}
+
+static void gradient_small_image_avx2(const struct gradient_job *job, float *totals)
+{
+    struct gradient_chunk chunk; // large: only what is used is set
+    __m256 scales[GRADIENT_CHANNELS][2];
+    chunk.y = chunk.x = 0;
+    chunk.rows = job->height;
+    chunk.columns = job->row_quads;
+    chunk.errors = job->quads;
+    for (int c = 0; c < GRADIENT_CHANNELS; c++)
+        for (int half = 0; half < 2; half++)
+            scales[c][half] = _mm256_mul_ps(_mm256_loadu_ps(job->in_scales + 8 * half), _mm256_set1_ps(job->out_scales[c]));
+    for (int first = 0, taps; first < job->taps; first += taps * job->row_taps) {
+        taps = taps_in_column(job, first);
+        for (int tap = first; tap < first + job->row_taps; tap++) {
+            load_pixels(job, tap, taps, &chunk);
+            for (int t = 0; t < taps; t++)
+                gradient_8_once_avx2(job, &chunk, chunk.pixels + t * chunk.columns, scales,
+                                     totals + (size_t)(tap + t * job->row_taps) * GRADIENT_CHANNELS * BLOCK_CHANNELS);
+        }
+    }
+}
+
 // One image. To totals, or else to wide.
 static void gradient_image_avx2(const struct gradient_job *job, float *totals, int64_t *wide)
 {
     struct gradient_sums sums;
+    if (totals && is_small(job)) {
+        gradient_small_image_avx2(job, totals);
+        return;
+    }
     for (int first = 0, taps; first < job->taps; first += taps * job->row_taps) {
         taps = taps_in_column(job, first);
         for (int tap = first; tap < first + job->row_taps; tap++) {
