@@ -15,6 +15,8 @@ LIBRARY_SOURCES := $(filter-out src/cli/%,$(wildcard src/*.c src/*/*.c src/*/*/*
 PROGRAM_SOURCES := $(wildcard src/cli/*.c)
 ifneq ($(filter x86_64-%,$(shell $(CC) -dumpmachine)),)
 ALL_CFLAGS += -DMLSNET_X86
+# gcc copies vectors that are longer than a processor's own (base/vector.h) 8 bytes at a time unless told otherwise (gcc 12 and later can be).
+ALL_CFLAGS += $(shell $(CC) -mmove-max=256 -mstore-max=256 -E - < /dev/null > /dev/null 2>&1 && echo -mmove-max=256 -mstore-max=256)
 else
 LIBRARY_SOURCES := $(filter-out %_avx2.c %_avx512.c %_avx512vnni.c,$(LIBRARY_SOURCES))
 endif
