@@ -239,9 +239,9 @@ struct kernel_set {
     // The same for pixels that need not be neighbours; not planar. NULL: there is none, rows are to be used.
     void (*convolve_pixels)(const struct convolve_job *job, const uint8_t *input, const struct convolve_pixel *pixels, int count,
                             float *const outputs[2]);
-    // outputs[row] + pixel * 16: as convolve_row. NULL: there is none, nor a winograd_input.
-    int winograd_bits;            // of its sums: 32 or 16
+    int winograd_bits;            // of the sums of winograd_rows: 32 or 16
     bool winograd_planar;         // it takes planes, too
+    // outputs[row] + pixel * 16: as convolve_row. NULL: there is none, nor a winograd_input.
     void (*winograd_input)(const struct winograd_input_job *job);
     void (*winograd_rows)(const struct winograd_job *job, float *const outputs[2]);
     // totals[tap][out channel][16] = fma((float)P, in_scales[i] * out_scales[out channel], totals), image by image.
