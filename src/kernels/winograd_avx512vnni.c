@@ -6,18 +6,17 @@
 
 TRANSFORM(64, __m512i, _mm512_loadu_si512, _mm512_storeu_si512, _mm512_add_epi8, _mm512_sub_epi8, _mm512_xor_si512, _mm512_set1_epi8)
 
+INLINE void transform_line(const uint8_t *from, size_t row_bytes, size_t pitch, uint8_t *to)
+{
+    size_t x = 0;
+    for (; x + 64 <= pitch; x += 64) transform_64(from + x, row_bytes, pitch, to + x);
+    for (; x + 32 <= pitch; x += 32) transform_32(from + x, row_bytes, pitch, to + x);
+    if (x < pitch) transform_16(from + x, row_bytes, pitch, to + x);
+}
+
 void winograd_input_avx512vnni(const struct winograd_input_job *job)
 {
-    const size_t row_bytes = job->row_bytes, pitch = job->pitch;
-    uint8_t *rows = job->rows;
-    for (int pair = 0; pair < job->pairs; pair++)
-        for (int line = 0; line < job->lines; line++, rows += 4 * pitch) {
-            const uint8_t *from = job->input + (size_t)line * job->line_bytes + 2 * (size_t)pair * row_bytes;
-            size_t x = 0;
-            for (; x + 64 <= pitch; x += 64) transform_64(from + x, row_bytes, pitch, rows + x);
-            for (; x + 32 <= pitch; x += 32) transform_32(from + x, row_bytes, pitch, rows + x);
-            if (x < pitch) transform_16(from + x, row_bytes, pitch, rows + x);
-        }
+    transform_lines(job, transform_line);
 }
 
 // The totals are twice what they should be.
