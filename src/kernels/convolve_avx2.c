@@ -360,7 +360,7 @@ INLINE void sum_quads(const struct gradient_chunk *chunk, __m256i (*pixels)[2], 
         }
 }
 
-// The same by sums of 16 bits, for half of the output channels at a time.
+// As gradient_8_any, by sums of 16 bits, for half of the output channels at a time.
 static void gradient_8_many_avx2(const struct gradient_chunk *chunk, __m256i (*pixels)[2], int depth, __m256i total[2][GRADIENT_CHANNELS])
 {
     int count = chunk->rows * chunk->columns;
@@ -446,13 +446,15 @@ static void gradient_8_once_avx2(const struct gradient_job *job, const struct gr
             const __m256i start = _mm256_set1_epi32(job->corrections ? -job->corrections[first + c] : 0);
 #pragma GCC unroll 2
             for (int half = 0; half < 2; half++, totals += 8) {
-                __m256i products = _mm256_add_epi32(start, _mm256_madd_epi16(sum[c][half], _mm256_set1_epi16(1)));
+                __m256i products = start;
+                add_products(&products, sum[c][half], _mm256_set1_epi16(1));
                 _mm256_storeu_ps(totals, _mm256_fmadd_ps(_mm256_cvtepi32_ps(products), scales[first + c][half], _mm256_loadu_ps(totals)));
             }
         }
     }
 }
 
+// Whether an image is one chunk and its sums fit 16 bits.
 static bool is_small(const struct gradient_job *job)
 {
     const int quads = job->height * job->row_quads;

@@ -163,7 +163,7 @@ INLINE void winograd_tile(const struct winograd_job *job, const struct tile *til
 
 typedef void (*tile_function)(const struct winograd_job *job, const struct tile *tile, int first, int half);
 
-// winograd_2xPIXELS_QUADS
+// winograd_2xPIXELS_few: all groups are one chunk; _many: or several
 #define TILE(pixels, name, chunks)                                                                                                \
     static void __attribute__((noinline)) winograd_2x##pixels##_##name##_avx2(const struct winograd_job *job, const struct tile *tile, \
                                                                              int first, int half)                                 \
