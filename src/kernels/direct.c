@@ -5,14 +5,19 @@
 #include "base/memory.h"
 #include "kernels/depthwise.h"
 
-#define GRADIENT_CHUNKS 8 // parts of a batch whose weight gradients are summed apart, whatever the number of threads
+#define GRADIENT_CHUNKS 8  // parts of a batch whose weight gradients are summed apart, whatever the number of threads
+#define MANY_BLOCKS 8      // of outputs: threads share these in the weight gradient, and nothing is summed apart
+#define IMAGES_TOGETHER 12 // of maps whose rows are too short for a kernel
+#define SHORT_ROW 8
 
-// One image with its halo: blocked, or planar with the channels apart.
+// Images with their halos: blocked, or planar with the channels apart. Of small maps several images at once, pixel by pixel side
+// by side: they are for a kernel what neighbouring pixels are, and the weights are read once for all of them.
 struct padded {
     int channels, blocks, height, width;
     int top, left;
     size_t padded_width, plane; // pixels
     bool planar;
+    int together;               // images
     size_t size;                // floats
 };
 
@@ -29,10 +34,12 @@ struct phase {
 struct direct_convolution {
     struct direct_request request;
     bool depthwise; // a block of outputs reads one block of the input
+    int together;   // images
     struct padded input, errors;
     struct phase forward, *backward;
     int backward_phases;
-    float *partial;   // [GRADIENT_CHUNKS][output block][forward.terms][16]
+    int chunks;       // of the weight gradient
+    float *partial;   // [chunks][output block][forward.terms][16]
     float *scratch;   // per thread: the padded input, then the padded errors
     int threads;
     size_t memory;
@@ -52,21 +59,35 @@ bool direct_supports(const struct convolution_shape *shape)
     return (shape->groups == 1 || is_depthwise(shape)) && shape->padding < shape->kernel_height && shape->padding < shape->kernel_width;
 }
 
-static struct padded padded_of(int channels, int height, int width, const int halo[4], bool planar)
+static int images_together(const struct direct_request *request)
+{
+    const struct convolution_shape *s = &request->shape;
+    if (request->planar_input || is_depthwise(s) || s->out_width > SHORT_ROW) return 1;
+    return s->images < IMAGES_TOGETHER ? s->images : IMAGES_TOGETHER;
+}
+
+static struct padded padded_of(int channels, int height, int width, const int halo[4], bool planar, int together)
 {
     struct padded p = {.channels = channels, .blocks = blocked_count(channels), .height = height, .width = width, .top = halo[0],
-                       .left = halo[1], .planar = planar};
+                       .left = halo[1], .planar = planar, .together = together};
     p.padded_width = (size_t)(halo[1] + width + halo[3]);
     p.plane = p.padded_width * (size_t)(halo[0] + height + halo[2]);
-    p.size = (planar ? (size_t)channels : blocked_channels(channels)) * p.plane;
+    p.size = (planar ? (size_t)channels : blocked_channels(channels)) * p.plane * (size_t)together;
     return p;
 }
 
-// Where a channel of pixel (y, x) of the padded map is.
+// Floats from a pixel to the one on its right.
+static size_t pixel_step(const struct padded *p)
+{
+    return p->planar ? 1 : (size_t)p->together * BLOCK_CHANNELS;
+}
+
+// Where a channel of pixel (y, x) of the first image of the padded map is; the next image is BLOCK_CHANNELS further.
 static size_t padded_at(const struct padded *p, int channel, int y, int x)
 {
-    size_t pixel = (size_t)y * p->padded_width + (size_t)x;
-    return p->planar ? (size_t)channel * p->plane + pixel : blocked_at(p->plane, channel, pixel);
+    size_t pixel = (size_t)y * p->padded_width + (size_t)x, lane = (size_t)channel % BLOCK_CHANNELS;
+    if (p->planar) return (size_t)channel * p->plane + pixel;
+    return ((size_t)(channel / BLOCK_CHANNELS) * p->plane + pixel) * pixel_step(p) + lane;
 }
 
 static bool allocate_phase(struct direct_convolution *direct, struct phase *phase, int most_terms, int output_blocks, struct error *error)
@@ -136,16 +157,17 @@ static bool create_all(struct direct_convolution *direct, struct error *error)
 {
     const struct convolution_shape *s = &direct->request.shape;
     const int input_halo[4] = {s->padding, s->padding, s->padding, s->padding};
-    direct->input = padded_of(s->in_channels, s->in_height, s->in_width, input_halo, direct->request.planar_input);
+    direct->input = padded_of(s->in_channels, s->in_height, s->in_width, input_halo, direct->request.planar_input, direct->together);
     int after_y = (s->in_height - 1 + s->padding) / s->stride - (s->out_height - 1);
     int after_x = (s->in_width - 1 + s->padding) / s->stride - (s->out_width - 1);
     const int error_halo[4] = {(s->kernel_height - 1) / s->stride, (s->kernel_width - 1) / s->stride, after_y > 0 ? after_y : 0,
                                after_x > 0 ? after_x : 0};
-    direct->errors = padded_of(s->out_channels, s->out_height, s->out_width, error_halo, false);
+    direct->errors = padded_of(s->out_channels, s->out_height, s->out_width, error_halo, false, direct->together);
     if (!create_forward(direct, error)) return false;
     if (!direct->request.for_training) return true;
-    size_t partial = (size_t)direct->forward.terms * blocked_channels(s->out_channels);
-    return create_backward(direct, error) && (direct->partial = take(direct, GRADIENT_CHUNKS * partial, sizeof(float), error)) != NULL;
+    direct->chunks = direct->errors.blocks >= MANY_BLOCKS ? 1 : GRADIENT_CHUNKS;
+    size_t partial = (size_t)direct->chunks * (size_t)direct->forward.terms * blocked_channels(s->out_channels);
+    return create_backward(direct, error) && (direct->partial = take(direct, partial, sizeof(float), error)) != NULL;
 }
 
 struct direct_convolution *direct_create(const struct direct_request *request, struct error *error)
@@ -154,6 +176,7 @@ struct direct_convolution *direct_create(const struct direct_request *request, s
     if (!direct) return NULL;
     direct->request = *request;
     direct->depthwise = is_depthwise(&request->shape);
+    direct->together = images_together(request);
     if (create_all(direct, error)) return direct;
     direct_destroy(direct);
     return NULL;
@@ -199,48 +222,76 @@ static bool prepare_scratch(struct direct_convolution *direct, struct thread_poo
     return direct->scratch != NULL;
 }
 
-// One image into the padded buffer, whose halo is zero from the start.
-static const float *fill(const struct padded *map, const struct source *source, int image, float *to)
+// From first to end - 1.
+struct range {
+    int first, end;
+};
+
+static void fill_planar(const struct padded *map, const struct source *source, int image, float *to)
+{
+    size_t width = (size_t)map->width;
+    const float *from = source->x + (size_t)image * (size_t)map->channels * (size_t)map->height * width;
+    for (int c = 0; c < map->channels; c++)
+        for (int y = 0; y < map->height; y++, from += width) memcpy(to + padded_at(map, c, map->top + y, map->left), from, width * sizeof(float));
+}
+
+// A row of one image between those of others.
+static void write_apart(const struct padded *map, struct source row, float *to)
+{
+    float pixels[SHORT_ROW * BLOCK_CHANNELS];
+    for (int left = map->width; left > 0; left -= SHORT_ROW) {
+        int count = left < SHORT_ROW ? left : SHORT_ROW;
+        source_write(&row, (size_t)count, pixels, false);
+        for (int i = 0; i < count; i++, to += pixel_step(map)) memcpy(to, pixels + i * BLOCK_CHANNELS, BLOCK_CHANNELS * sizeof(float));
+        row.x += SHORT_ROW * BLOCK_CHANNELS;
+        if (row.kind == SOURCE_ERROR) row.delta += SHORT_ROW * BLOCK_CHANNELS;
+    }
+}
+
+// Blocks of images into the padded buffer, whose halo is zero from the start.
+static const float *fill(const struct padded *map, const struct source *source, struct range images, struct range blocks, float *to)
 {
     size_t pixels = (size_t)map->height * (size_t)map->width, width = (size_t)map->width;
     if (map->planar) {
-        const float *from = source->x + (size_t)image * (size_t)map->channels * pixels;
-        for (int c = 0; c < map->channels; c++)
-            for (int y = 0; y < map->height; y++, from += width)
-                memcpy(to + padded_at(map, c, map->top + y, map->left), from, width * sizeof(float));
+        fill_planar(map, source, images.first, to);
         return to;
     }
-    for (int block = 0; block < map->blocks; block++)
-        for (int y = 0; y < map->height; y++) {
-            struct source row = source_of_block(source, image, block, map->blocks, pixels);
-            row.x += (size_t)y * width * BLOCK_CHANNELS;
-            if (row.kind == SOURCE_ERROR) row.delta += (size_t)y * width * BLOCK_CHANNELS;
-            source_write(&row, width, to + padded_at(map, block * BLOCK_CHANNELS, map->top + y, map->left), false);
-        }
+    for (int image = images.first; image < images.end; image++)
+        for (int block = blocks.first; block < blocks.end; block++)
+            for (int y = 0; y < map->height; y++) {
+                struct source row = source_of_block(source, image, block, map->blocks, pixels);
+                float *at = to + padded_at(map, block * BLOCK_CHANNELS, map->top + y, map->left) + (image - images.first) * BLOCK_CHANNELS;
+                row.x += (size_t)y * width * BLOCK_CHANNELS;
+                if (row.kind == SOURCE_ERROR) row.delta += (size_t)y * width * BLOCK_CHANNELS;
+                if (map->together > 1)
+                    write_apart(map, row, at);
+                else
+                    source_write(&row, width, at, false);
+            }
     return to;
 }
 
 struct work {
     struct direct_convolution *direct;
     const struct source *input, *errors;
-    const float *weights;
     float *output;
-    bool forward, accumulate;
+    bool accumulate;
     struct image_done done;
-    int images;
+    int images, tasks;
 };
 
-static const float *fill_input(const struct work *work, int image, int thread)
+static const float *fill_input(const struct work *work, struct range images, int thread)
 {
+    const struct padded *map = &work->direct->input;
     float *scratch = work->direct->scratch + (size_t)thread * scratch_floats(work->direct);
-    return fill(&work->direct->input, work->input, image, scratch);
+    return fill(map, work->input, images, (struct range){0, map->blocks}, scratch);
 }
 
-static const float *fill_errors(const struct work *work, int image, int thread)
+static const float *fill_errors(const struct work *work, struct range images, struct range blocks, int thread)
 {
     const struct direct_convolution *direct = work->direct;
     float *scratch = direct->scratch + (size_t)thread * scratch_floats(direct) + (direct->input.size + 15) / 16 * 16;
-    return fill(&direct->errors, work->errors, image, scratch);
+    return fill(&direct->errors, work->errors, images, blocks, scratch);
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -257,52 +308,100 @@ static void pack_weights(const struct phase *phase, const float *weights, int ou
             }
 }
 
-static void convolve_phase(const struct work *work, const struct phase *phase, const struct padded *map, const float *padded,
-                           int outputs, int height, int width, int image)
+// Of the map that a phase writes, [images][blocks][height][width][16].
+struct output_map {
+    int blocks, height, width;
+};
+
+// A row of a phase of one image.
+static void convolve_row(const struct direct_convolution *direct, const struct direct_job *job, const struct phase *phase, const float *input,
+                         int width, bool is_last, float *const outputs[2])
 {
-    size_t plane = (size_t)height * (size_t)width * BLOCK_CHANNELS, terms = (size_t)phase->terms * BLOCK_CHANNELS;
+    // The next row, for writing.
+    size_t next = (size_t)(phase->step * width) * BLOCK_CHANNELS;
+    for (int b = 0; !is_last && b < job->blocks; b++)
+        for (int i = 0; i < phase->columns; i++) __builtin_prefetch(outputs[b] + next + (size_t)i * job->output_step, 1);
+    (direct->depthwise ? depthwise_direct_row : direct->request.kernels->direct_row)(job, input, phase->columns, outputs);
+}
+
+// The same of several images: pixel by pixel.
+static void convolve_images(const struct direct_convolution *direct, const struct direct_job *job, const struct phase *phase,
+                            const float *input, int images, float *const outputs[2])
+{
+    for (int x = 0; x < phase->columns; x++) {
+        size_t at = (size_t)(x * phase->step) * BLOCK_CHANNELS;
+        float *const outputs_of[2] = {outputs[0] + at, outputs[1] + at};
+        direct->request.kernels->direct_row(job, input + (size_t)(x * phase->stride * direct->together) * BLOCK_CHANNELS, images, outputs_of);
+    }
+}
+
+static void convolve_phase(const struct work *work, const struct phase *phase, const struct padded *map, const float *padded,
+                           struct output_map to, struct range images)
+{
+    size_t plane = (size_t)to.height * (size_t)to.width * BLOCK_CHANNELS, terms = (size_t)phase->terms * BLOCK_CHANNELS;
     const struct direct_convolution *direct = work->direct;
-    int blocks = blocked_count(outputs), together = direct->depthwise ? 1 : 2;
-    void (*row_function)(const struct direct_job *, const float *, int, float *const[2]) =
-        direct->depthwise ? depthwise_direct_row : direct->request.kernels->direct_row;
+    const bool side_by_side = direct->together > 1;
+    const int blocks_at_once = direct->depthwise ? 1 : 2;
     struct direct_job job = {.terms = phase->terms, .offsets = phase->offsets, .accumulate = work->accumulate,
-                             .pixel_step = (size_t)phase->stride * (map->planar ? 1 : BLOCK_CHANNELS),
-                             .output_step = (size_t)phase->step * BLOCK_CHANNELS};
-    for (int block = 0; block < blocks; block += together) {
+                             .pixel_step = side_by_side ? BLOCK_CHANNELS : (size_t)phase->stride * pixel_step(map),
+                             .output_step = side_by_side ? (size_t)to.blocks * plane : (size_t)phase->step * BLOCK_CHANNELS};
+    for (int block = 0; block < to.blocks; block += blocks_at_once) {
         const float *input = direct->depthwise ? padded + padded_at(map, block * BLOCK_CHANNELS, 0, 0) : padded;
-        float *output = work->output + ((size_t)image * (size_t)blocks + (size_t)block) * plane;
-        job.blocks = block + together <= blocks ? together : 1;
+        float *output = work->output + ((size_t)images.first * (size_t)to.blocks + (size_t)block) * plane;
+        job.blocks = block + blocks_at_once <= to.blocks ? blocks_at_once : 1;
         for (int b = 0; b < job.blocks; b++) job.weights[b] = phase->weights + (size_t)(block + b) * terms;
         for (int row = 0; row < phase->rows && phase->columns > 0; row++) {
-            size_t pixel = (size_t)(phase->first_y + row * phase->step) * (size_t)width + (size_t)phase->first_x;
-            float *outputs_of[2] = {output + pixel * BLOCK_CHANNELS, output + pixel * BLOCK_CHANNELS + plane};
-            // The next row, for writing.
-            size_t next = (size_t)(phase->step * width) * BLOCK_CHANNELS;
-            for (int b = 0; row + 1 < phase->rows && b < job.blocks; b++)
-                for (int i = 0; i < phase->columns; i++) __builtin_prefetch(outputs_of[b] + next + (size_t)i * job.output_step, 1);
-            row_function(&job, input + padded_at(map, 0, row * phase->stride, 0), phase->columns, outputs_of);
+            size_t pixel = (size_t)(phase->first_y + row * phase->step) * (size_t)to.width + (size_t)phase->first_x;
+            float *const outputs_of[2] = {output + pixel * BLOCK_CHANNELS, output + pixel * BLOCK_CHANNELS + plane};
+            const float *from = input + padded_at(map, 0, row * phase->stride, 0);
+            if (side_by_side)
+                convolve_images(direct, &job, phase, from, images.end - images.first, outputs_of);
+            else
+                convolve_row(direct, &job, phase, from, to.width, row + 1 == phase->rows, outputs_of);
         }
     }
 }
 
-static void forward_task(void *context, int image, int thread)
+static struct range images_of_task(const struct work *work, int task)
 {
-    struct work *work = context;
-    const struct direct_convolution *direct = work->direct;
-    const struct convolution_shape *s = &direct->request.shape;
-    convolve_phase(work, &direct->forward, &direct->input, fill_input(work, image, thread), s->out_channels, s->out_height, s->out_width, image);
-    if (work->done.function) work->done.function(work->done.context, image);
+    return (struct range){(int)((long)work->images * task / work->tasks), (int)((long)work->images * (task + 1) / work->tasks)};
 }
 
-static void backward_task(void *context, int image, int thread)
+// As many tasks for each thread, and no more images in one than may be together.
+static void run_images(struct work *work, struct thread_pool *pool, thread_task function)
+{
+    int threads = thread_pool_size(pool), together = work->direct->together, tasks = (work->images + together - 1) / together;
+    work->tasks = together > 1 ? (tasks + threads - 1) / threads * threads : tasks;
+    if (work->tasks > work->images) work->tasks = work->images;
+    thread_pool_run(pool, work->tasks, function, work);
+}
+
+static void all_done(const struct work *work, struct range images)
+{
+    for (int image = images.first; work->done.function && image < images.end; image++) work->done.function(work->done.context, image);
+}
+
+static void forward_task(void *context, int task, int thread)
 {
     struct work *work = context;
     const struct direct_convolution *direct = work->direct;
     const struct convolution_shape *s = &direct->request.shape;
-    const float *padded = fill_errors(work, image, thread);
-    for (int i = 0; i < direct->backward_phases; i++)
-        convolve_phase(work, &direct->backward[i], &direct->errors, padded, s->in_channels, s->in_height, s->in_width, image);
-    if (work->done.function) work->done.function(work->done.context, image);
+    struct range images = images_of_task(work, task);
+    struct output_map to = {direct->errors.blocks, s->out_height, s->out_width};
+    convolve_phase(work, &direct->forward, &direct->input, fill_input(work, images, thread), to, images);
+    all_done(work, images);
+}
+
+static void backward_task(void *context, int task, int thread)
+{
+    struct work *work = context;
+    const struct direct_convolution *direct = work->direct;
+    const struct convolution_shape *s = &direct->request.shape;
+    struct range images = images_of_task(work, task);
+    struct output_map to = {direct->input.blocks, s->in_height, s->in_width};
+    const float *padded = fill_errors(work, images, (struct range){0, direct->errors.blocks}, thread);
+    for (int i = 0; i < direct->backward_phases; i++) convolve_phase(work, &direct->backward[i], &direct->errors, padded, to, images);
+    all_done(work, images);
 }
 
 bool direct_forward(struct direct_convolution *direct, struct thread_pool *pool, int images, const float *weights,
@@ -313,16 +412,16 @@ bool direct_forward(struct direct_convolution *direct, struct thread_pool *pool,
     if (!prepare_scratch(direct, pool, error)) return false;
     pack_weights(&direct->forward, weights, s->out_channels, s->in_channels / s->groups * window);
     for (int i = 0; i < direct->backward_phases; i++) pack_weights(&direct->backward[i], weights, s->in_channels, window);
-    struct work work = {.direct = direct, .input = input, .output = output, .done = done};
-    thread_pool_run(pool, images, forward_task, &work);
+    struct work work = {.direct = direct, .input = input, .output = output, .done = done, .images = images};
+    run_images(&work, pool, forward_task);
     return true;
 }
 
 void direct_input_error(struct direct_convolution *direct, struct thread_pool *pool, int images, const struct source *errors,
                         float *input_error, bool accumulate, struct image_done done)
 {
-    struct work work = {.direct = direct, .errors = errors, .output = input_error, .accumulate = accumulate, .done = done};
-    thread_pool_run(pool, images, backward_task, &work);
+    struct work work = {.direct = direct, .errors = errors, .output = input_error, .accumulate = accumulate, .done = done, .images = images};
+    run_images(&work, pool, backward_task);
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -334,24 +433,24 @@ static float *partial_of(const struct direct_convolution *direct, int chunk, int
     return direct->partial + ((size_t)chunk * (size_t)direct->errors.blocks + (size_t)block) * terms;
 }
 
-// Images of one chunk, in order.
-static void gradient_task(void *context, int chunk, int thread)
+// Images of one chunk, in order, for some blocks of outputs.
+static void gradient_part(const struct work *work, int chunk, struct range images, struct range blocks, int thread)
 {
-    const struct work *work = context;
     const struct direct_convolution *direct = work->direct;
     const struct convolution_shape *s = &direct->request.shape;
     const struct padded *in = &direct->input, *out = &direct->errors;
-    size_t step = in->planar ? 1 : BLOCK_CHANNELS;
     struct direct_gradient_job job = {.terms = direct->forward.terms, .offsets = direct->forward.offsets, .height = out->height,
-                                      .width = out->width, .pixel_step = (size_t)s->stride * step,
-                                      .row_step = (size_t)s->stride * in->padded_width * step,
-                                      .error_row_step = out->padded_width * BLOCK_CHANNELS};
-    memset(partial_of(direct, chunk, 0), 0, (size_t)out->blocks * (size_t)job.terms * BLOCK_CHANNELS * sizeof(float));
-    int first = (int)((long)work->images * chunk / GRADIENT_CHUNKS), end = (int)((long)work->images * (chunk + 1) / GRADIENT_CHUNKS);
-    for (int image = first; image < end; image++) {
-        const float *errors = fill_errors(work, image, thread);
-        const float *input = job.input = fill_input(work, image, thread);
-        for (int block = 0; block < out->blocks; block++) {
+                                      .width = out->width, .pixel_step = (size_t)s->stride * pixel_step(in),
+                                      .row_step = (size_t)s->stride * in->padded_width * pixel_step(in),
+                                      .error_pixel_step = pixel_step(out), .error_row_step = out->padded_width * pixel_step(out)};
+    size_t totals = (size_t)(blocks.end - blocks.first) * (size_t)job.terms * BLOCK_CHANNELS;
+    memset(partial_of(direct, chunk, blocks.first), 0, totals * sizeof(float));
+    for (struct range now = images; now.first < images.end; now.first += job.images) {
+        job.images = images.end - now.first < direct->together ? images.end - now.first : direct->together;
+        now.end = now.first + job.images;
+        const float *errors = fill_errors(work, now, blocks, thread);
+        const float *input = job.input = fill_input(work, now, thread);
+        for (int block = blocks.first; block < blocks.end; block++) {
             job.errors = errors + padded_at(out, block * BLOCK_CHANNELS, out->top, out->left);
             if (direct->depthwise) job.input = input + padded_at(in, block * BLOCK_CHANNELS, 0, 0);
             (direct->depthwise ? depthwise_direct_gradient : direct->request.kernels->direct_gradient)(&job, partial_of(direct, chunk, block));
@@ -359,17 +458,38 @@ static void gradient_task(void *context, int chunk, int thread)
     }
 }
 
+static void gradient_task(void *context, int task, int thread)
+{
+    const struct work *work = context;
+    const int blocks = work->direct->errors.blocks;
+    if (work->direct->chunks > 1)
+        gradient_part(work, task, images_of_task(work, task), (struct range){0, blocks}, thread);
+    else
+        gradient_part(work, 0, (struct range){0, work->images}, (struct range){blocks * task / work->tasks, blocks * (task + 1) / work->tasks},
+                      thread);
+}
+
+static void sum_task(void *context, int block, int thread)
+{
+    (void)thread;
+    const struct work *work = context;
+    const struct direct_convolution *direct = work->direct;
+    const struct convolution_shape *s = &direct->request.shape;
+    size_t output_stride = (size_t)(s->in_channels / s->groups) * (size_t)(s->kernel_height * s->kernel_width);
+    for (int chunk = 0; chunk < direct->chunks; chunk++)
+        for (int i = 0, o = block * BLOCK_CHANNELS; i < BLOCK_CHANNELS && o < s->out_channels; i++, o++) {
+            const float *from = partial_of(direct, chunk, block) + i;
+            for (int t = 0; t < direct->forward.terms; t++)
+                work->output[(size_t)o * output_stride + (size_t)direct->forward.codes[t]] += from[t * BLOCK_CHANNELS];
+        }
+}
+
 void direct_weight_gradient(struct direct_convolution *direct, struct thread_pool *pool, int images, const struct source *input,
                             const struct source *errors, float *gradient)
 {
-    const struct convolution_shape *s = &direct->request.shape;
-    struct work work = {.direct = direct, .input = input, .errors = errors, .images = images};
-    thread_pool_run(pool, GRADIENT_CHUNKS, gradient_task, &work);
-    size_t output_stride = (size_t)(s->in_channels / s->groups) * (size_t)(s->kernel_height * s->kernel_width);
-    for (int chunk = 0; chunk < GRADIENT_CHUNKS; chunk++)
-        for (int o = 0; o < s->out_channels; o++) {
-            const float *from = partial_of(direct, chunk, o / BLOCK_CHANNELS) + o % BLOCK_CHANNELS;
-            for (int t = 0; t < direct->forward.terms; t++)
-                gradient[(size_t)o * output_stride + (size_t)direct->forward.codes[t]] += from[t * BLOCK_CHANNELS];
-        }
+    int blocks = direct->errors.blocks, threads = thread_pool_size(pool);
+    struct work work = {.direct = direct, .input = input, .errors = errors, .output = gradient, .images = images, .tasks = direct->chunks};
+    if (direct->chunks == 1) work.tasks = threads < blocks ? threads : blocks;
+    thread_pool_run(pool, work.tasks, gradient_task, &work);
+    thread_pool_run(pool, blocks, sum_task, &work);
 }

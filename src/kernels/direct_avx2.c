@@ -71,19 +71,20 @@ INLINE void gradient_tile(const struct direct_gradient_job *job, int first, floa
         total[t][1] = _mm256_loadu_ps(totals + t * BLOCK_CHANNELS + 8);
         from[t] = job->input + job->offsets[first + t];
     }
-    for (int y = 0; y < job->height; y++) {
-        const float *errors = job->errors + (size_t)y * job->error_row_step;
-        size_t at = (size_t)y * job->row_step;
-        for (int x = 0; x < job->width; x++, at += job->pixel_step, errors += BLOCK_CHANNELS) {
-            __m256 low = _mm256_loadu_ps(errors), high = _mm256_loadu_ps(errors + 8);
+    for (int n = 0; n < job->images; n++)
+        for (int y = 0; y < job->height; y++) {
+            const float *errors = job->errors + n * BLOCK_CHANNELS + (size_t)y * job->error_row_step;
+            size_t at = (size_t)(n * BLOCK_CHANNELS) + (size_t)y * job->row_step;
+            for (int x = 0; x < job->width; x++, at += job->pixel_step, errors += job->error_pixel_step) {
+                __m256 low = _mm256_loadu_ps(errors), high = _mm256_loadu_ps(errors + 8);
 #pragma GCC unroll 6
-            for (int t = 0; t < TERMS; t++) {
-                __m256 a = _mm256_broadcast_ss(from[t] + at);
-                total[t][0] = _mm256_fmadd_ps(a, low, total[t][0]);
-                total[t][1] = _mm256_fmadd_ps(a, high, total[t][1]);
+                for (int t = 0; t < TERMS; t++) {
+                    __m256 a = _mm256_broadcast_ss(from[t] + at);
+                    total[t][0] = _mm256_fmadd_ps(a, low, total[t][0]);
+                    total[t][1] = _mm256_fmadd_ps(a, high, total[t][1]);
+                }
             }
         }
-    }
 #pragma GCC unroll 6
     for (int t = 0; t < TERMS; t++)
         for (int h = 0; h < 2; h++) _mm256_storeu_ps(totals + t * BLOCK_CHANNELS + 8 * h, total[t][h]);

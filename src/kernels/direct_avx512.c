@@ -93,15 +93,16 @@ INLINE void gradient_tile(const struct direct_gradient_job *job, int first, floa
         total[t] = _mm512_loadu_ps(totals + t * BLOCK_CHANNELS);
         from[t] = job->input + job->offsets[first + t];
     }
-    for (int y = 0; y < job->height; y++) {
-        const float *errors = job->errors + (size_t)y * job->error_row_step;
-        size_t at = (size_t)y * job->row_step;
-        for (int x = 0; x < job->width; x++, at += job->pixel_step) {
-            __m512 e = _mm512_loadu_ps(errors + (size_t)x * BLOCK_CHANNELS);
+    for (int n = 0; n < job->images; n++)
+        for (int y = 0; y < job->height; y++) {
+            const float *errors = job->errors + n * BLOCK_CHANNELS + (size_t)y * job->error_row_step;
+            size_t at = (size_t)(n * BLOCK_CHANNELS) + (size_t)y * job->row_step;
+            for (int x = 0; x < job->width; x++, at += job->pixel_step, errors += job->error_pixel_step) {
+                __m512 e = _mm512_loadu_ps(errors);
 #pragma GCC unroll 28
-            for (int t = 0; t < TERMS; t++) total[t] = _mm512_fmadd_ps(_mm512_set1_ps(from[t][at]), e, total[t]);
+                for (int t = 0; t < TERMS; t++) total[t] = _mm512_fmadd_ps(_mm512_set1_ps(from[t][at]), e, total[t]);
+            }
         }
-    }
 #pragma GCC unroll 28
     for (int t = 0; t < TERMS; t++) _mm512_storeu_ps(totals + t * BLOCK_CHANNELS, total[t]);
 }
@@ -112,15 +113,16 @@ INLINE void gradient_neighbours(const struct direct_gradient_job *job, int first
     __m512 total[16];
 #pragma GCC unroll 16
     for (int t = 0; t < 16; t++) total[t] = _mm512_loadu_ps(totals + t * BLOCK_CHANNELS);
-    for (int y = 0; y < job->height; y++) {
-        const float *errors = job->errors + (size_t)y * job->error_row_step;
-        const float *from = job->input + job->offsets[first] + (size_t)y * job->row_step;
-        for (int x = 0; x < job->width; x++, from += job->pixel_step) {
-            __m512 e = _mm512_loadu_ps(errors + (size_t)x * BLOCK_CHANNELS);
+    for (int n = 0; n < job->images; n++)
+        for (int y = 0; y < job->height; y++) {
+            const float *errors = job->errors + n * BLOCK_CHANNELS + (size_t)y * job->error_row_step;
+            const float *from = job->input + job->offsets[first] + n * BLOCK_CHANNELS + (size_t)y * job->row_step;
+            for (int x = 0; x < job->width; x++, from += job->pixel_step, errors += job->error_pixel_step) {
+                __m512 e = _mm512_loadu_ps(errors);
 #pragma GCC unroll 16
-            for (int t = 0; t < 16; t++) total[t] = _mm512_fmadd_ps(_mm512_set1_ps(from[t]), e, total[t]);
+                for (int t = 0; t < 16; t++) total[t] = _mm512_fmadd_ps(_mm512_set1_ps(from[t]), e, total[t]);
+            }
         }
-    }
 #pragma GCC unroll 16
     for (int t = 0; t < 16; t++) _mm512_storeu_ps(totals + t * BLOCK_CHANNELS, total[t]);
 }

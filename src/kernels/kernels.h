@@ -189,15 +189,16 @@ struct direct_job {
     size_t output_step;           // floats from one output pixel to the next
 };
 
-// fp32: the weight gradient of one image, 16 outputs x `terms`.
+// fp32: the weight gradient of images that lie side by side, 16 outputs x `terms`. Numbers are floats.
 struct direct_gradient_job {
     int terms;
+    int images;                   // input and errors of the next one 16 further; depthwise: 1
     int height, width;            // of the errors
-    const size_t *offsets;        // [terms], floats, from the input of output (0, 0)
-    size_t pixel_step, row_step;  // floats, of the input
+    const size_t *offsets;        // [terms], from the input of output (0, 0)
+    size_t pixel_step, row_step;  // of the input
     const float *input;
-    const float *errors;          // pixel (y, x) at errors + y * error_row_step + x * 16
-    size_t error_row_step;
+    const float *errors;          // pixel (y, x) at errors + y * error_row_step + x * error_pixel_step
+    size_t error_pixel_step, error_row_step;
 };
 
 // Points the job at its next image.
@@ -257,7 +258,7 @@ struct kernel_set {
     void (*depthwise_gradient)(const struct depthwise_gradient_job *job, int32_t *sums);
     // outputs[block] + pixel * output_step [16]: = or += sum over the terms, in their order, of fma(input, weight, .) from 0.
     void (*direct_row)(const struct direct_job *job, const float *input, int pixels, float *const outputs[2]);
-    // totals[terms][16] = fma(input, error, totals) over the pixels in raster order.
+    // totals[terms][16] = fma(input, error, totals) over the images and their pixels in raster order.
     void (*direct_gradient)(const struct direct_gradient_job *job, float *totals);
     // Peaks of one core: `rounds` rounds of independent operations on registers; return the multiply-adds done.
     double (*dot_product_rounds)(long rounds);   // of the integer products that this set uses

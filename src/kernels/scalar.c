@@ -269,16 +269,21 @@ static void direct_row_scalar(const struct direct_job *job, const float *input, 
             }
 }
 
+static void direct_gradient_pixel_scalar(const struct direct_gradient_job *job, const float *input, const float *errors, float *totals)
+{
+    for (int t = 0; t < job->terms; t++)
+        for (int i = 0; i < BLOCK_CHANNELS; i++)
+            totals[t * BLOCK_CHANNELS + i] = fmaf(input[job->offsets[t]], errors[i], totals[t * BLOCK_CHANNELS + i]);
+}
+
 static void direct_gradient_scalar(const struct direct_gradient_job *job, float *totals)
 {
-    for (int y = 0; y < job->height; y++)
-        for (int x = 0; x < job->width; x++) {
-            const float *from = job->input + (size_t)y * job->row_step + (size_t)x * job->pixel_step;
-            const float *errors = job->errors + (size_t)y * job->error_row_step + (size_t)x * BLOCK_CHANNELS;
-            for (int t = 0; t < job->terms; t++)
-                for (int i = 0; i < BLOCK_CHANNELS; i++)
-                    totals[t * BLOCK_CHANNELS + i] = fmaf(from[job->offsets[t]], errors[i], totals[t * BLOCK_CHANNELS + i]);
-        }
+    for (int n = 0; n < job->images; n++)
+        for (int y = 0; y < job->height; y++)
+            for (int x = 0; x < job->width; x++)
+                direct_gradient_pixel_scalar(job, job->input + n * BLOCK_CHANNELS + (size_t)y * job->row_step + (size_t)x * job->pixel_step,
+                                             job->errors + n * BLOCK_CHANNELS + (size_t)y * job->error_row_step + (size_t)x * job->error_pixel_step,
+                                             totals);
 }
 
 static double dot_product_rounds_scalar(long rounds)
