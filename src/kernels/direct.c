@@ -9,6 +9,7 @@
 #define MANY_BLOCKS 8      // of outputs: threads share these in the weight gradient, and nothing is summed apart
 #define IMAGES_TOGETHER 12 // of maps whose rows are too short for a kernel
 #define SHORT_ROW 8
+#define NEAR_FLOATS 16384  // of a block of input and errors, which the weight gradient reads again and again from a near cache
 
 // Images with their halos: blocked, or planar with the channels apart. Of small maps several images at once, pixel by pixel side
 // by side: they are for a kernel what neighbouring pixels are, and the weights are read once for all of them.
@@ -66,20 +67,20 @@ static int images_together(const struct direct_request *request)
     return s->images < IMAGES_TOGETHER ? s->images : IMAGES_TOGETHER;
 }
 
+// Floats from a pixel to the one on its right. An odd number of lines of the cache, so that the pixels of one image spread over it.
+static size_t pixel_step(const struct padded *p)
+{
+    return p->planar ? 1 : (size_t)(p->together | 1) * BLOCK_CHANNELS;
+}
+
 static struct padded padded_of(int channels, int height, int width, const int halo[4], bool planar, int together)
 {
     struct padded p = {.channels = channels, .blocks = blocked_count(channels), .height = height, .width = width, .top = halo[0],
                        .left = halo[1], .planar = planar, .together = together};
     p.padded_width = (size_t)(halo[1] + width + halo[3]);
     p.plane = p.padded_width * (size_t)(halo[0] + height + halo[2]);
-    p.size = (planar ? (size_t)channels : blocked_channels(channels)) * p.plane * (size_t)together;
+    p.size = (planar ? (size_t)channels : (size_t)p.blocks) * p.plane * pixel_step(&p);
     return p;
-}
-
-// Floats from a pixel to the one on its right.
-static size_t pixel_step(const struct padded *p)
-{
-    return p->planar ? 1 : (size_t)p->together * BLOCK_CHANNELS;
 }
 
 // Where a channel of pixel (y, x) of the first image of the padded map is; the next image is BLOCK_CHANNELS further.
@@ -326,12 +327,12 @@ static void convolve_row(const struct direct_convolution *direct, const struct d
 
 // The same of several images: pixel by pixel.
 static void convolve_images(const struct direct_convolution *direct, const struct direct_job *job, const struct phase *phase,
-                            const float *input, int images, float *const outputs[2])
+                            const float *input, size_t step, int images, float *const outputs[2])
 {
     for (int x = 0; x < phase->columns; x++) {
         size_t at = (size_t)(x * phase->step) * BLOCK_CHANNELS;
         float *const outputs_of[2] = {outputs[0] + at, outputs[1] + at};
-        direct->request.kernels->direct_row(job, input + (size_t)(x * phase->stride * direct->together) * BLOCK_CHANNELS, images, outputs_of);
+        direct->request.kernels->direct_row(job, input + (size_t)(x * phase->stride) * step, images, outputs_of);
     }
 }
 
@@ -355,7 +356,7 @@ static void convolve_phase(const struct work *work, const struct phase *phase, c
             float *const outputs_of[2] = {output + pixel * BLOCK_CHANNELS, output + pixel * BLOCK_CHANNELS + plane};
             const float *from = input + padded_at(map, 0, row * phase->stride, 0);
             if (side_by_side)
-                convolve_images(direct, &job, phase, from, images.end - images.first, outputs_of);
+                convolve_images(direct, &job, phase, from, pixel_step(map), images.end - images.first, outputs_of);
             else
                 convolve_row(direct, &job, phase, from, to.width, row + 1 == phase->rows, outputs_of);
         }
@@ -433,27 +434,49 @@ static float *partial_of(const struct direct_convolution *direct, int chunk, int
     return direct->partial + ((size_t)chunk * (size_t)direct->errors.blocks + (size_t)block) * terms;
 }
 
+static struct direct_gradient_job gradient_job(const struct direct_convolution *direct)
+{
+    const struct convolution_shape *s = &direct->request.shape;
+    const struct padded *in = &direct->input, *out = &direct->errors;
+    return (struct direct_gradient_job){.terms = direct->forward.terms, .offsets = direct->forward.offsets, .height = out->height,
+                                        .width = out->width, .pixel_step = (size_t)s->stride * pixel_step(in),
+                                        .row_step = (size_t)s->stride * in->padded_width * pixel_step(in),
+                                        .error_pixel_step = pixel_step(out), .error_row_step = out->padded_width * pixel_step(out)};
+}
+
+// Some of the images that are in the buffers, from `first` on.
+static void gradient_images(const struct direct_convolution *direct, struct direct_gradient_job *job, const float *input, const float *errors,
+                            int first, int chunk, struct range blocks)
+{
+    const struct padded *in = &direct->input, *out = &direct->errors;
+    for (int block = blocks.first; block < blocks.end; block++) {
+        job->errors = errors + padded_at(out, block * BLOCK_CHANNELS, out->top, out->left) + first * BLOCK_CHANNELS;
+        job->input = direct->depthwise ? input + padded_at(in, block * BLOCK_CHANNELS, 0, 0) : input + first * BLOCK_CHANNELS;
+        (direct->depthwise ? depthwise_direct_gradient : direct->request.kernels->direct_gradient)(job, partial_of(direct, chunk, block));
+    }
+}
+
+// How many images a kernel reads: all, so that the totals are loaded and stored once for them, or one.
+static int gradient_together(const struct direct_convolution *direct)
+{
+    size_t floats = (direct->input.plane + direct->errors.plane) * BLOCK_CHANNELS * (size_t)direct->together;
+    return floats > NEAR_FLOATS ? 1 : direct->together;
+}
+
 // Images of one chunk, in order, for some blocks of outputs.
 static void gradient_part(const struct work *work, int chunk, struct range images, struct range blocks, int thread)
 {
     const struct direct_convolution *direct = work->direct;
-    const struct convolution_shape *s = &direct->request.shape;
-    const struct padded *in = &direct->input, *out = &direct->errors;
-    struct direct_gradient_job job = {.terms = direct->forward.terms, .offsets = direct->forward.offsets, .height = out->height,
-                                      .width = out->width, .pixel_step = (size_t)s->stride * pixel_step(in),
-                                      .row_step = (size_t)s->stride * in->padded_width * pixel_step(in),
-                                      .error_pixel_step = pixel_step(out), .error_row_step = out->padded_width * pixel_step(out)};
+    struct direct_gradient_job job = gradient_job(direct);
     size_t totals = (size_t)(blocks.end - blocks.first) * (size_t)job.terms * BLOCK_CHANNELS;
     memset(partial_of(direct, chunk, blocks.first), 0, totals * sizeof(float));
-    for (struct range now = images; now.first < images.end; now.first += job.images) {
-        job.images = images.end - now.first < direct->together ? images.end - now.first : direct->together;
-        now.end = now.first + job.images;
-        const float *errors = fill_errors(work, now, blocks, thread);
-        const float *input = job.input = fill_input(work, now, thread);
-        for (int block = blocks.first; block < blocks.end; block++) {
-            job.errors = errors + padded_at(out, block * BLOCK_CHANNELS, out->top, out->left);
-            if (direct->depthwise) job.input = input + padded_at(in, block * BLOCK_CHANNELS, 0, 0);
-            (direct->depthwise ? depthwise_direct_gradient : direct->request.kernels->direct_gradient)(&job, partial_of(direct, chunk, block));
+    const int together = gradient_together(direct);
+    for (struct range now = images; now.first < images.end; now.first = now.end) {
+        now.end = images.end - now.first < direct->together ? images.end : now.first + direct->together;
+        const float *errors = fill_errors(work, now, blocks, thread), *input = fill_input(work, now, thread);
+        for (int first = 0, count = now.end - now.first; first < count; first += job.images) {
+            job.images = count - first < together ? count - first : together;
+            gradient_images(direct, &job, input, errors, first, chunk, blocks);
         }
     }
 }

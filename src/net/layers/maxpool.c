@@ -64,17 +64,21 @@ struct window {
     vector_int winners;
 };
 
+typedef float half_float __attribute__((vector_size(32)));
+typedef int32_t half_int __attribute__((vector_size(32)));
+
 // The first among equals stays; a NaN wins.
 VECTOR_INLINE vector_int stays(vector_float largest, vector_float v, const bool native)
 {
     if (native) return v <= largest;
-    int32_t mask[BLOCK_CHANNELS];
-    float a[BLOCK_CHANNELS], b[BLOCK_CHANNELS];
-    vector_store(a, v);
-    vector_store(b, largest);
-    for (int i = 0; i < BLOCK_CHANNELS; i++) mask[i] = a[i] <= b[i] ? -1 : 0;
     vector_int result;
-    memcpy(&result, mask, sizeof result);
+    for (int half = 0; half < 2; half++) {
+        half_float a, b;
+        memcpy(&a, (const char *)&v + half * sizeof a, sizeof a);
+        memcpy(&b, (const char *)&largest + half * sizeof b, sizeof b);
+        half_int old = a <= b;
+        memcpy((char *)&result + half * sizeof old, &old, sizeof old);
+    }
     return result;
 }
 
