@@ -1,50 +1,11 @@
-#include "kernels/direct.h"
-
-#include <string.h>
-
 #include "base/memory.h"
 #include "kernels/depthwise.h"
+#include "kernels/direct_internal.h"
 
 #define GRADIENT_CHUNKS 8  // parts of a batch whose weight gradients are summed apart, whatever the number of threads
 #define MANY_BLOCKS 8      // of outputs: threads share these in the weight gradient, and nothing is summed apart
 #define IMAGES_TOGETHER 12 // of maps whose rows are too short for a kernel
-#define SHORT_ROW 8
-#define NEAR_FLOATS 16384  // of a block of input and errors, which the weight gradient reads again and again from a near cache
-
-// Images with their halos: blocked, or planar with the channels apart. Of small maps several images at once, pixel by pixel side
-// by side: they are for a kernel what neighbouring pixels are, and the weights are read once for all of them.
-struct padded {
-    int channels, blocks, height, width;
-    int top, left;
-    size_t padded_width, plane; // pixels
-    bool planar;
-    int together;               // images
-    size_t size;                // floats
-};
-
-// A set of outputs that share their window (packed_internal.h, struct phase). Output (j, i) is pixel (first_y + j * step,
-// first_x + i * step) and reads the padded map from pixel (j * stride, i * stride).
-struct phase {
-    int first_y, first_x, step, rows, columns, stride;
-    int terms;
-    size_t *offsets; // [terms]
-    int *codes;      // [terms]: index of the weight of output 0
-    float *weights;  // [output block][term][16]
-};
-
-struct direct_convolution {
-    struct direct_request request;
-    bool depthwise; // a block of outputs reads one block of the input
-    int together;   // images
-    struct padded input, errors;
-    struct phase forward, *backward;
-    int backward_phases;
-    int chunks;       // of the weight gradient
-    float *partial;   // [chunks][output block][forward.terms][16]
-    float *scratch;   // per thread: the padded input, then the padded errors
-    int threads;
-    size_t memory;
-};
+#define SHORT_ROW 8        // of outputs
 
 static void *take(struct direct_convolution *direct, size_t count, size_t size, struct error *error)
 {
@@ -63,14 +24,8 @@ bool direct_supports(const struct convolution_shape *shape)
 static int images_together(const struct direct_request *request)
 {
     const struct convolution_shape *s = &request->shape;
-    if (request->planar_input || is_depthwise(s) || s->out_width > SHORT_ROW) return 1;
+    if (request->planar_input || is_depthwise(s) || s->out_width > SHORT_ROW || s->in_width > 2 * SHORT_ROW) return 1;
     return s->images < IMAGES_TOGETHER ? s->images : IMAGES_TOGETHER;
-}
-
-// Floats from a pixel to the one on its right. An odd number of lines of the cache, so that the pixels of one image spread over it.
-static size_t pixel_step(const struct padded *p)
-{
-    return p->planar ? 1 : (size_t)(p->together | 1) * BLOCK_CHANNELS;
 }
 
 static struct padded padded_of(int channels, int height, int width, const int halo[4], bool planar, int together)
@@ -81,14 +36,6 @@ static struct padded padded_of(int channels, int height, int width, const int ha
     p.plane = p.padded_width * (size_t)(halo[0] + height + halo[2]);
     p.size = (planar ? (size_t)channels : (size_t)p.blocks) * p.plane * pixel_step(&p);
     return p;
-}
-
-// Where a channel of pixel (y, x) of the first image of the padded map is; the next image is BLOCK_CHANNELS further.
-static size_t padded_at(const struct padded *p, int channel, int y, int x)
-{
-    size_t pixel = (size_t)y * p->padded_width + (size_t)x, lane = (size_t)channel % BLOCK_CHANNELS;
-    if (p->planar) return (size_t)channel * p->plane + pixel;
-    return ((size_t)(channel / BLOCK_CHANNELS) * p->plane + pixel) * pixel_step(p) + lane;
 }
 
 static bool allocate_phase(struct direct_convolution *direct, struct phase *phase, int most_terms, int output_blocks, struct error *error)
@@ -206,93 +153,13 @@ size_t direct_memory(const struct direct_convolution *direct)
     return direct->memory;
 }
 
-// ---------------------------------------------------------------------------------------------
-// Copies with a halo
-
-static size_t scratch_floats(const struct direct_convolution *direct)
-{
-    return (direct->input.size + direct->errors.size + 31) / 16 * 16;
-}
-
 static bool prepare_scratch(struct direct_convolution *direct, struct thread_pool *pool, struct error *error)
 {
     if (direct->threads == thread_pool_size(pool)) return true;
     memory_release(direct->scratch);
     direct->threads = thread_pool_size(pool);
-    direct->scratch = memory_allocate((size_t)direct->threads * scratch_floats(direct), sizeof(float), error);
+    direct->scratch = memory_allocate((size_t)direct->threads * direct_scratch_floats(direct), sizeof(float), error);
     return direct->scratch != NULL;
-}
-
-// From first to end - 1.
-struct range {
-    int first, end;
-};
-
-static void fill_planar(const struct padded *map, const struct source *source, int image, float *to)
-{
-    size_t width = (size_t)map->width;
-    const float *from = source->x + (size_t)image * (size_t)map->channels * (size_t)map->height * width;
-    for (int c = 0; c < map->channels; c++)
-        for (int y = 0; y < map->height; y++, from += width) memcpy(to + padded_at(map, c, map->top + y, map->left), from, width * sizeof(float));
-}
-
-// A row of one image between those of others.
-static void write_apart(const struct padded *map, struct source row, float *to)
-{
-    float pixels[SHORT_ROW * BLOCK_CHANNELS];
-    for (int left = map->width; left > 0; left -= SHORT_ROW) {
-        int count = left < SHORT_ROW ? left : SHORT_ROW;
-        source_write(&row, (size_t)count, pixels, false);
-        for (int i = 0; i < count; i++, to += pixel_step(map)) memcpy(to, pixels + i * BLOCK_CHANNELS, BLOCK_CHANNELS * sizeof(float));
-        row.x += SHORT_ROW * BLOCK_CHANNELS;
-        if (row.kind == SOURCE_ERROR) row.delta += SHORT_ROW * BLOCK_CHANNELS;
-    }
-}
-
-// Blocks of images into the padded buffer, whose halo is zero from the start.
-static const float *fill(const struct padded *map, const struct source *source, struct range images, struct range blocks, float *to)
-{
-    size_t pixels = (size_t)map->height * (size_t)map->width, width = (size_t)map->width;
-    if (map->planar) {
-        fill_planar(map, source, images.first, to);
-        return to;
-    }
-    for (int image = images.first; image < images.end; image++)
-        for (int block = blocks.first; block < blocks.end; block++)
-            for (int y = 0; y < map->height; y++) {
-                struct source row = source_of_block(source, image, block, map->blocks, pixels);
-                float *at = to + padded_at(map, block * BLOCK_CHANNELS, map->top + y, map->left) + (image - images.first) * BLOCK_CHANNELS;
-                row.x += (size_t)y * width * BLOCK_CHANNELS;
-                if (row.kind == SOURCE_ERROR) row.delta += (size_t)y * width * BLOCK_CHANNELS;
-                if (map->together > 1)
-                    write_apart(map, row, at);
-                else
-                    source_write(&row, width, at, false);
-            }
-    return to;
-}
-
-struct work {
-    struct direct_convolution *direct;
-    const struct source *input, *errors;
-    float *output;
-    bool accumulate;
-    struct image_done done;
-    int images, tasks;
-};
-
-static const float *fill_input(const struct work *work, struct range images, int thread)
-{
-    const struct padded *map = &work->direct->input;
-    float *scratch = work->direct->scratch + (size_t)thread * scratch_floats(work->direct);
-    return fill(map, work->input, images, (struct range){0, map->blocks}, scratch);
-}
-
-static const float *fill_errors(const struct work *work, struct range images, struct range blocks, int thread)
-{
-    const struct direct_convolution *direct = work->direct;
-    float *scratch = direct->scratch + (size_t)thread * scratch_floats(direct) + (direct->input.size + 15) / 16 * 16;
-    return fill(&direct->errors, work->errors, images, blocks, scratch);
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -363,18 +230,23 @@ static void convolve_phase(const struct work *work, const struct phase *phase, c
     }
 }
 
-static struct range images_of_task(const struct work *work, int task)
+static int ceil_of(int count, int each)
 {
-    return (struct range){(int)((long)work->images * task / work->tasks), (int)((long)work->images * (task + 1) / work->tasks)};
+    return (count + each - 1) / each;
 }
 
 // As many tasks for each thread, and no more images in one than may be together.
 static void run_images(struct work *work, struct thread_pool *pool, thread_task function)
 {
-    int threads = thread_pool_size(pool), together = work->direct->together, tasks = (work->images + together - 1) / together;
-    work->tasks = together > 1 ? (tasks + threads - 1) / threads * threads : tasks;
-    if (work->tasks > work->images) work->tasks = work->images;
-    thread_pool_run(pool, work->tasks, function, work);
+    int threads = thread_pool_size(pool), tasks = ceil_of(work->images, work->direct->together);
+    work->each = work->direct->together > 1 ? ceil_of(work->images, ceil_of(tasks, threads) * threads) : 1;
+    thread_pool_run(pool, ceil_of(work->images, work->each), function, work);
+}
+
+static struct range images_of_task(const struct work *work, int task)
+{
+    int first = task * work->each, end = first + work->each;
+    return (struct range){first, end < work->images ? end : work->images};
 }
 
 static void all_done(const struct work *work, struct range images)
@@ -389,7 +261,7 @@ static void forward_task(void *context, int task, int thread)
     const struct convolution_shape *s = &direct->request.shape;
     struct range images = images_of_task(work, task);
     struct output_map to = {direct->errors.blocks, s->out_height, s->out_width};
-    convolve_phase(work, &direct->forward, &direct->input, fill_input(work, images, thread), to, images);
+    convolve_phase(work, &direct->forward, &direct->input, direct_fill_input(work, images, thread), to, images);
     all_done(work, images);
 }
 
@@ -400,7 +272,7 @@ static void backward_task(void *context, int task, int thread)
     const struct convolution_shape *s = &direct->request.shape;
     struct range images = images_of_task(work, task);
     struct output_map to = {direct->input.blocks, s->in_height, s->in_width};
-    const float *padded = fill_errors(work, images, (struct range){0, direct->errors.blocks}, thread);
+    const float *padded = direct_fill_errors(work, images, (struct range){0, direct->errors.blocks}, thread);
     for (int i = 0; i < direct->backward_phases; i++) convolve_phase(work, &direct->backward[i], &direct->errors, padded, to, images);
     all_done(work, images);
 }
@@ -423,96 +295,4 @@ void direct_input_error(struct direct_convolution *direct, struct thread_pool *p
 {
     struct work work = {.direct = direct, .errors = errors, .output = input_error, .accumulate = accumulate, .done = done, .images = images};
     run_images(&work, pool, backward_task);
-}
-
-// ---------------------------------------------------------------------------------------------
-// Weight gradient
-
-static float *partial_of(const struct direct_convolution *direct, int chunk, int block)
-{
-    size_t terms = (size_t)direct->forward.terms * BLOCK_CHANNELS;
-    return direct->partial + ((size_t)chunk * (size_t)direct->errors.blocks + (size_t)block) * terms;
-}
-
-static struct direct_gradient_job gradient_job(const struct direct_convolution *direct)
-{
-    const struct convolution_shape *s = &direct->request.shape;
-    const struct padded *in = &direct->input, *out = &direct->errors;
-    return (struct direct_gradient_job){.terms = direct->forward.terms, .offsets = direct->forward.offsets, .height = out->height,
-                                        .width = out->width, .pixel_step = (size_t)s->stride * pixel_step(in),
-                                        .row_step = (size_t)s->stride * in->padded_width * pixel_step(in),
-                                        .error_pixel_step = pixel_step(out), .error_row_step = out->padded_width * pixel_step(out)};
-}
-
-// Some of the images that are in the buffers, from `first` on.
-static void gradient_images(const struct direct_convolution *direct, struct direct_gradient_job *job, const float *input, const float *errors,
-                            int first, int chunk, struct range blocks)
-{
-    const struct padded *in = &direct->input, *out = &direct->errors;
-    for (int block = blocks.first; block < blocks.end; block++) {
-        job->errors = errors + padded_at(out, block * BLOCK_CHANNELS, out->top, out->left) + first * BLOCK_CHANNELS;
-        job->input = direct->depthwise ? input + padded_at(in, block * BLOCK_CHANNELS, 0, 0) : input + first * BLOCK_CHANNELS;
-        (direct->depthwise ? depthwise_direct_gradient : direct->request.kernels->direct_gradient)(job, partial_of(direct, chunk, block));
-    }
-}
-
-// How many images a kernel reads: all, so that the totals are loaded and stored once for them, or one.
-static int gradient_together(const struct direct_convolution *direct)
-{
-    size_t floats = (direct->input.plane + direct->errors.plane) * BLOCK_CHANNELS * (size_t)direct->together;
-    return floats > NEAR_FLOATS ? 1 : direct->together;
-}
-
-// Images of one chunk, in order, for some blocks of outputs.
-static void gradient_part(const struct work *work, int chunk, struct range images, struct range blocks, int thread)
-{
-    const struct direct_convolution *direct = work->direct;
-    struct direct_gradient_job job = gradient_job(direct);
-    size_t totals = (size_t)(blocks.end - blocks.first) * (size_t)job.terms * BLOCK_CHANNELS;
-    memset(partial_of(direct, chunk, blocks.first), 0, totals * sizeof(float));
-    const int together = gradient_together(direct);
-    for (struct range now = images; now.first < images.end; now.first = now.end) {
-        now.end = images.end - now.first < direct->together ? images.end : now.first + direct->together;
-        const float *errors = fill_errors(work, now, blocks, thread), *input = fill_input(work, now, thread);
-        for (int first = 0, count = now.end - now.first; first < count; first += job.images) {
-            job.images = count - first < together ? count - first : together;
-            gradient_images(direct, &job, input, errors, first, chunk, blocks);
-        }
-    }
-}
-
-static void gradient_task(void *context, int task, int thread)
-{
-    const struct work *work = context;
-    const int blocks = work->direct->errors.blocks;
-    if (work->direct->chunks > 1)
-        gradient_part(work, task, images_of_task(work, task), (struct range){0, blocks}, thread);
-    else
-        gradient_part(work, 0, (struct range){0, work->images}, (struct range){blocks * task / work->tasks, blocks * (task + 1) / work->tasks},
-                      thread);
-}
-
-static void sum_task(void *context, int block, int thread)
-{
-    (void)thread;
-    const struct work *work = context;
-    const struct direct_convolution *direct = work->direct;
-    const struct convolution_shape *s = &direct->request.shape;
-    size_t output_stride = (size_t)(s->in_channels / s->groups) * (size_t)(s->kernel_height * s->kernel_width);
-    for (int chunk = 0; chunk < direct->chunks; chunk++)
-        for (int i = 0, o = block * BLOCK_CHANNELS; i < BLOCK_CHANNELS && o < s->out_channels; i++, o++) {
-            const float *from = partial_of(direct, chunk, block) + i;
-            for (int t = 0; t < direct->forward.terms; t++)
-                work->output[(size_t)o * output_stride + (size_t)direct->forward.codes[t]] += from[t * BLOCK_CHANNELS];
-        }
-}
-
-void direct_weight_gradient(struct direct_convolution *direct, struct thread_pool *pool, int images, const struct source *input,
-                            const struct source *errors, float *gradient)
-{
-    int blocks = direct->errors.blocks, threads = thread_pool_size(pool);
-    struct work work = {.direct = direct, .input = input, .errors = errors, .output = gradient, .images = images, .tasks = direct->chunks};
-    if (direct->chunks == 1) work.tasks = threads < blocks ? threads : blocks;
-    thread_pool_run(pool, work.tasks, gradient_task, &work);
-    thread_pool_run(pool, blocks, sum_task, &work);
 }

@@ -1,6 +1,6 @@
-// The three convolutions of one layer in fp32, directly on blocked maps: each thread copies one image into a buffer with a
-// halo of zeros, doing what is still owed to it on the way (source.h), and runs the kernels over its rows. Sums are made in
-// one order, so results depend neither on the number of threads nor on the kernel set.
+// The three convolutions of one layer in fp32, directly on blocked maps: each thread copies one image, or several small ones, into
+// a buffer with a halo of zeros, doing what is still owed to it on the way (source.h), and runs the kernels over its rows. Sums
+// are made in one order, so results depend neither on the number of threads nor on the kernel set.
 #ifndef KERNELS_DIRECT_H
 #define KERNELS_DIRECT_H
 
