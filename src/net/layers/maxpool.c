@@ -22,11 +22,29 @@ static const struct option_description options[] = {
 };
 // clang-format on
 
+// From first to end - 1.
+struct range {
+    int first, end;
+};
+
 struct maxpool {
     int size, stride, offset;
+    struct range *rows, *columns; // of windows that contain a row or column of the input
     int *offsets;      // [size * size]: of a position in the window, floats of a block
     uint16_t *winners; // [images] of the output shape, as stored: 1 + position in the window; 0: none
 };
+
+static struct range *list_windows(struct layer *layer, int length, int windows, struct diagnostics *diagnostics)
+{
+    const struct maxpool *pool = layer->state;
+    struct range *ranges = layer_allocate(layer, (size_t)length, sizeof *ranges, diagnostics);
+    for (int at = 0; ranges && at < length; at++) {
+        const int behind = at + pool->offset - pool->size; // the windows before it end at `behind` or earlier
+        const int first = behind < 0 ? 0 : behind / pool->stride + 1, end = (at + pool->offset) / pool->stride + 1;
+        ranges[at] = (struct range){first, end < windows ? end : windows};
+    }
+    return ranges;
+}
 
 static bool create(struct layer *layer, struct diagnostics *diagnostics)
 {
@@ -53,47 +71,53 @@ static bool create(struct layer *layer, struct diagnostics *diagnostics)
     pool->offsets = layer_allocate(layer, (size_t)(pool->size * pool->size), sizeof(int), diagnostics);
     for (int k = 0; pool->offsets && k < pool->size * pool->size; k++)
         pool->offsets[k] = (k / pool->size * in.width + k % pool->size) * BLOCK_CHANNELS;
-    return pool->offsets && (pool->winners = layer_allocate(layer, count, sizeof *pool->winners, diagnostics)) != NULL;
+    pool->rows = list_windows(layer, in.height, layer->output_shape.height, diagnostics);
+    pool->columns = list_windows(layer, in.width, layer->output_shape.width, diagnostics);
+    pool->winners = layer_allocate(layer, count, sizeof *pool->winners, diagnostics);
+    return pool->offsets && pool->rows && pool->columns && pool->winners;
 }
 
-typedef uint16_t vector_positions __attribute__((vector_size(2 * BLOCK_CHANNELS)));
+// Half a block of channels at a time: AVX2 compares vectors of that length, and holds them in registers.
+#define HALF (BLOCK_CHANNELS / 2)
+typedef float half_float __attribute__((vector_size(4 * HALF)));
+typedef int32_t half_int __attribute__((vector_size(4 * HALF)));
+typedef uint16_t half_positions __attribute__((vector_size(2 * HALF)));
+typedef int16_t half_short __attribute__((vector_size(2 * HALF)));
 
-// A window of a block of channels as far as it was looked at, and the position of the largest value.
+VECTOR_INLINE half_float load_half(const float *from)
+{
+    half_float v;
+    memcpy(&v, from, sizeof v);
+    return v;
+}
+
+VECTOR_INLINE void store_half(float *to, half_float v)
+{
+    memcpy(to, &v, sizeof v);
+}
+
+VECTOR_INLINE half_positions load_winners(const uint16_t *from)
+{
+    half_positions positions;
+    memcpy(&positions, from, sizeof positions);
+    return positions;
+}
+
+// A window as far as it was looked at, and the position of the largest value.
 struct window {
-    vector_float largest;
-    vector_int winners;
+    half_float largest;
+    half_int winners;
 };
 
-typedef float half_float __attribute__((vector_size(32)));
-typedef int32_t half_int __attribute__((vector_size(32)));
-
 // The first among equals stays; a NaN wins.
-VECTOR_INLINE vector_int stays(vector_float largest, vector_float v, const bool native)
+VECTOR_INLINE void window_add(struct window *w, half_float v, int32_t position)
 {
-    if (native) return v <= largest;
-    vector_int result;
-    for (int half = 0; half < 2; half++) {
-        half_float a, b;
-        memcpy(&a, (const char *)&v + half * sizeof a, sizeof a);
-        memcpy(&b, (const char *)&largest + half * sizeof b, sizeof b);
-        half_int old = a <= b;
-        memcpy((char *)&result + half * sizeof old, &old, sizeof old);
-    }
-    return result;
-}
-
-VECTOR_INLINE void window_add(struct window *w, vector_float v, int32_t position, const bool native)
-{
-    vector_int old = stays(w->largest, v, native);
-    w->largest = (vector_float)(((vector_int)w->largest & old) | ((vector_int)v & ~old));
+    half_int old = v <= w->largest;
+    w->largest = (half_float)(((half_int)w->largest & old) | ((half_int)v & ~old));
     w->winners = (w->winners & old) | (position & ~old);
 }
 
-// Of the window that begins at `start`, before 0 where it is in the padding: its positions [first, end) within the picture.
-struct range {
-    int first, end;
-};
-
+// Of the window that begins at `start`, before 0 where it is in the padding: its positions within the picture.
 VECTOR_INLINE struct range positions_within(int start, int size, int length)
 {
     return (struct range){start < 0 ? -start : 0, length - start < size ? length - start : size};
@@ -105,42 +129,41 @@ VECTOR_INLINE bool is_whole(struct range range, int size)
 }
 
 // first: the first number within the picture, whose position the winners are counted from until the end.
-VECTOR_INLINE struct window pool_window(const float *first, int width, int size, struct range ys, struct range xs, const bool native)
+VECTOR_INLINE struct window pool_window(const float *first, int width, int size, struct range ys, struct range xs)
 {
     const int start = 1 + ys.first * size + xs.first;
-    struct window w = {vector_load(first), {0}};
+    struct window w = {load_half(first), {0}};
     for (int ky = 0; ky < ys.end - ys.first; ky++)
         for (int kx = ky == 0; kx < xs.end - xs.first; kx++)
-            window_add(&w, vector_load(first + (ky * width + kx) * BLOCK_CHANNELS), ky * size + kx, native);
+            window_add(&w, load_half(first + (ky * width + kx) * BLOCK_CHANNELS), ky * size + kx);
     w.winners += start;
     return w;
 }
 
 // The common windows by loops of known length. A window outside the picture gives 0.
-VECTOR_INLINE struct window pool_at(const struct maxpool *pool, struct shape in, const float *block, int top, int left, const bool native)
+VECTOR_INLINE struct window pool_at(const struct maxpool *pool, struct shape in, const float *block, int top, int left)
 {
     const struct range ys = positions_within(top, pool->size, in.height), xs = positions_within(left, pool->size, in.width);
     if (ys.first >= ys.end || xs.first >= xs.end) return (struct window){{0}, {0}};
     const float *first = block + (size_t)((top + ys.first) * in.width + left + xs.first) * BLOCK_CHANNELS;
     const bool whole = is_whole(ys, pool->size) && is_whole(xs, pool->size);
-    if (whole && pool->size == 3) return pool_window(first, in.width, 3, (struct range){0, 3}, (struct range){0, 3}, native);
-    if (whole && pool->size == 2) return pool_window(first, in.width, 2, (struct range){0, 2}, (struct range){0, 2}, native);
-    return pool_window(first, in.width, pool->size, ys, xs, native);
+    if (whole && pool->size == 3) return pool_window(first, in.width, 3, (struct range){0, 3}, (struct range){0, 3});
+    if (whole && pool->size == 2) return pool_window(first, in.width, 2, (struct range){0, 2}, (struct range){0, 2});
+    return pool_window(first, in.width, pool->size, ys, xs);
 }
 
-VECTOR_INLINE void pool_block_body(const struct maxpool *pool, struct shape in, struct shape out, const float *block, float *output,
-                                   uint16_t *winners, const bool native)
+VECTORIZED static void pool_block(const struct maxpool *pool, struct shape in, struct shape out, const float *block, float *output,
+                                  uint16_t *winners)
 {
     for (int y = 0; y < out.height; y++)
-        for (int x = 0; x < out.width; x++, output += BLOCK_CHANNELS, winners += BLOCK_CHANNELS) {
-            struct window w = pool_at(pool, in, block, y * pool->stride - pool->offset, x * pool->stride - pool->offset, native);
-            vector_store(output, w.largest);
-            vector_positions positions = __builtin_convertvector(w.winners, vector_positions);
-            memcpy(winners, &positions, sizeof positions);
-        }
+        for (int x = 0; x < out.width; x++)
+            for (int half = 0; half < 2; half++, output += HALF, winners += HALF) {
+                struct window w = pool_at(pool, in, block + half * HALF, y * pool->stride - pool->offset, x * pool->stride - pool->offset);
+                store_half(output, w.largest);
+                half_positions positions = __builtin_convertvector(w.winners, half_positions);
+                memcpy(winners, &positions, sizeof positions);
+            }
 }
-VECTORIZED_VERSIONS(static, pool_block, (const struct maxpool *pool, struct shape in, struct shape out, const float *block, float *output,
-                    uint16_t *winners), pool, in, out, block, output, winners)
 
 static void forward_task(void *context, int image, int thread)
 {
@@ -182,69 +205,56 @@ static bool covers(const struct maxpool *pool, struct shape in, struct shape out
     return pool->size == pool->stride && pool->offset == 0 && out.height * pool->size == in.height && out.width * pool->size == in.width;
 }
 
-VECTOR_INLINE vector_int load_winners(const uint16_t *from)
-{
-    vector_positions positions;
-    memcpy(&positions, from, sizeof positions);
-    return __builtin_convertvector(positions, vector_int);
-}
-
 // All ones where this position is the winner.
-VECTOR_INLINE vector_int won_by(vector_int winners, int position, const bool native)
+VECTOR_INLINE half_int won_by(half_positions winners, int position)
 {
-    // Positions are small numbers: d - 1 and -d - 1 are both negative for d = 0 alone.
-    vector_int difference = winners - (1 + position);
-    return native ? difference == 0 : ((difference - 1) & (-difference - 1)) >> 31;
+    return __builtin_convertvector((half_short)(winners == (uint16_t)(1 + position)), half_int);
 }
 
-VECTOR_INLINE void spread_block_body(const struct maxpool *pool, struct shape in, struct shape out, const float *errors, const uint16_t *winners,
-                                     float *delta, bool accumulate, const bool native)
+VECTORIZED static void spread_block(const struct maxpool *pool, struct shape in, struct shape out, const float *errors, const uint16_t *winners,
+                                    float *delta, bool accumulate)
 {
     for (int y = 0; y < out.height; y++)
-        for (int x = 0; x < out.width; x++, errors += BLOCK_CHANNELS, winners += BLOCK_CHANNELS) {
-            const vector_int winner = load_winners(winners);
-            const vector_float e = vector_load(errors);
-            float *corner = delta + (size_t)(y * pool->stride * in.width + x * pool->stride) * BLOCK_CHANNELS;
-            for (int k = 0; k < pool->size * pool->size; k++) {
-                vector_float value = vector_where(won_by(winner, k, native), e);
-                float *to = corner + pool->offsets[k];
-                vector_store(to, accumulate ? vector_load(to) + value : value);
+        for (int x = 0; x < out.width; x++)
+            for (int half = 0; half < 2; half++, errors += HALF, winners += HALF) {
+                const half_positions winner = load_winners(winners);
+                const half_float e = load_half(errors);
+                float *corner = delta + (size_t)(y * pool->stride * in.width + x * pool->stride) * BLOCK_CHANNELS + half * HALF;
+                for (int k = 0; k < pool->size * pool->size; k++) {
+                    half_float value = (half_float)((half_int)e & won_by(winner, k));
+                    float *to = corner + pool->offsets[k];
+                    store_half(to, accumulate ? load_half(to) + value : value);
+                }
             }
-        }
 }
-VECTORIZED_VERSIONS(static, spread_block, (const struct maxpool *pool, struct shape in, struct shape out, const float *errors, const uint16_t *winners,
-                    float *delta, bool accumulate), pool, in, out, errors, winners, delta, accumulate)
 
-// The windows [first, end) that contain a row or column.
-VECTOR_INLINE struct range windows_with(const struct maxpool *pool, int at, int windows)
+// sum + the errors of the windows, in their order, whose winner pixel (r, c) of the input is.
+VECTOR_INLINE half_float collect(const struct maxpool *pool, int out_width, int r, int c, const float *errors, const uint16_t *winners,
+                                 half_float sum)
 {
-    const int behind = at + pool->offset - pool->size; // the windows before it end at `behind` or earlier
-    const int first = behind < 0 ? 0 : behind / pool->stride + 1, end = (at + pool->offset) / pool->stride + 1;
-    return (struct range){first, end < windows ? end : windows};
+    const struct range ys = pool->rows[r], xs = pool->columns[c];
+    for (int y = ys.first; y < ys.end; y++)
+        for (int x = xs.first; x < xs.end; x++) {
+            const size_t at = (size_t)(y * out_width + x) * BLOCK_CHANNELS;
+            const int position = (r + pool->offset - y * pool->stride) * pool->size + c + pool->offset - x * pool->stride;
+            const half_int wins = won_by(load_winners(winners + at), position);
+            const half_float with = sum + load_half(errors + at);
+            sum = (half_float)(((half_int)with & wins) | ((half_int)sum & ~wins));
+        }
+    return sum;
 }
 
-// Each number of the input's error is the sum of the errors of those windows, in their order, whose winner it is.
-VECTOR_INLINE void collect_block_body(const struct maxpool *pool, struct shape in, struct shape out, const float *errors,
-                                      const uint16_t *winners, float *delta, bool accumulate, const bool native)
+VECTORIZED static void collect_block(const struct maxpool *pool, struct shape in, struct shape out, const float *errors,
+                                     const uint16_t *winners, float *delta, bool accumulate)
 {
     for (int r = 0; r < in.height; r++)
-        for (int c = 0; c < in.width; c++, delta += BLOCK_CHANNELS) {
-            const struct range ys = windows_with(pool, r, out.height), xs = windows_with(pool, c, out.width);
-            vector_float sum = {0};
-            if (accumulate) sum = vector_load(delta);
-            for (int y = ys.first; y < ys.end; y++)
-                for (int x = xs.first; x < xs.end; x++) {
-                    const size_t at = (size_t)(y * out.width + x) * BLOCK_CHANNELS;
-                    const int position = (r + pool->offset - y * pool->stride) * pool->size + c + pool->offset - x * pool->stride;
-                    const vector_int wins = won_by(load_winners(winners + at), position, native);
-                    const vector_float with = sum + vector_load(errors + at);
-                    sum = (vector_float)(((vector_int)with & wins) | ((vector_int)sum & ~wins));
-                }
-            vector_store(delta, sum);
-        }
+        for (int c = 0; c < in.width; c++)
+            for (int half = 0; half < 2; half++, delta += HALF) {
+                half_float sum = {0};
+                if (accumulate) sum = load_half(delta);
+                store_half(delta, collect(pool, out.width, r, c, errors + half * HALF, winners + half * HALF, sum));
+            }
 }
-VECTORIZED_VERSIONS(static, collect_block, (const struct maxpool *pool, struct shape in, struct shape out, const float *errors,
-                    const uint16_t *winners, float *delta, bool accumulate), pool, in, out, errors, winners, delta, accumulate)
 
 static void backward_task(void *context, int image, int thread)
 {
@@ -273,6 +283,8 @@ static void destroy(struct layer *layer)
 {
     struct maxpool *pool = layer->state;
     memory_release(pool->offsets);
+    memory_release(pool->rows);
+    memory_release(pool->columns);
     memory_release(pool->winners);
     memory_release(pool);
 }
