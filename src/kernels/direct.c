@@ -5,7 +5,9 @@
 #define GRADIENT_CHUNKS 8  // parts of a batch whose weight gradients are summed apart, whatever the number of threads
 #define MANY_BLOCKS 8      // of outputs: threads share these in the weight gradient, and nothing is summed apart
 #define IMAGES_TOGETHER 12 // of maps whose rows are too short for a kernel
-#define SHORT_ROW 8        // of outputs
+#define SHORTEST_ROW 4     // of outputs: too short in any case
+#define SHORT_ROW 8        // too short where there are FAR_WEIGHTS, which do not stay in the near cache from image to image
+#define FAR_WEIGHTS ((size_t)1 << 16)
 
 static void *take(struct direct_convolution *direct, size_t count, size_t size, struct error *error)
 {
@@ -24,7 +26,9 @@ bool direct_supports(const struct convolution_shape *shape)
 static int images_together(const struct direct_request *request)
 {
     const struct convolution_shape *s = &request->shape;
-    if (request->planar_input || is_depthwise(s) || s->out_width > SHORT_ROW || s->in_width > 2 * SHORT_ROW) return 1;
+    size_t weights = (size_t)s->out_channels * (size_t)(s->in_channels * s->kernel_height * s->kernel_width);
+    bool pays = s->out_width <= SHORTEST_ROW || (s->out_width <= SHORT_ROW && weights >= FAR_WEIGHTS);
+    if (request->planar_input || is_depthwise(s) || s->in_width > 2 * SHORT_ROW || !pays) return 1;
     return s->images < IMAGES_TOGETHER ? s->images : IMAGES_TOGETHER;
 }
 

@@ -64,22 +64,22 @@ void direct_row_avx2(const struct direct_job *job, const float *input, int pixel
 INLINE void gradient_tile(const struct direct_gradient_job *job, int first, float *totals, const int TERMS)
 {
     __m256 total[MOST][2];
-    const float *from[MOST];
+    size_t offset[MOST];
 #pragma GCC unroll 6
     for (int t = 0; t < TERMS; t++) {
         total[t][0] = _mm256_loadu_ps(totals + t * BLOCK_CHANNELS);
         total[t][1] = _mm256_loadu_ps(totals + t * BLOCK_CHANNELS + 8);
-        from[t] = job->input + job->offsets[first + t];
+        offset[t] = job->offsets[first + t];
     }
     for (int n = 0; n < job->images; n++)
         for (int y = 0; y < job->height; y++) {
             const float *errors = job->errors + n * BLOCK_CHANNELS + (size_t)y * job->error_row_step;
-            size_t at = (size_t)(n * BLOCK_CHANNELS) + (size_t)y * job->row_step;
-            for (int x = 0; x < job->width; x++, at += job->pixel_step, errors += job->error_pixel_step) {
+            const float *input = job->input + n * BLOCK_CHANNELS + (size_t)y * job->row_step;
+            for (int x = 0; x < job->width; x++, input += job->pixel_step, errors += job->error_pixel_step) {
                 __m256 low = _mm256_loadu_ps(errors), high = _mm256_loadu_ps(errors + 8);
 #pragma GCC unroll 6
                 for (int t = 0; t < TERMS; t++) {
-                    __m256 a = _mm256_broadcast_ss(from[t] + at);
+                    __m256 a = _mm256_broadcast_ss(input + offset[t]);
                     total[t][0] = _mm256_fmadd_ps(a, low, total[t][0]);
                     total[t][1] = _mm256_fmadd_ps(a, high, total[t][1]);
                 }
