@@ -26,7 +26,7 @@ bool direct_supports(const struct convolution_shape *shape)
 static int images_together(const struct direct_request *request)
 {
     const struct convolution_shape *s = &request->shape;
-    size_t weights = (size_t)s->out_channels * (size_t)(s->in_channels * s->kernel_height * s->kernel_width);
+    size_t weights = (size_t)s->out_channels * (size_t)s->in_channels * (size_t)(s->kernel_height * s->kernel_width);
     bool pays = s->out_width <= SHORTEST_ROW || (s->out_width <= SHORT_ROW && weights >= FAR_WEIGHTS);
     if (request->planar_input || is_depthwise(s) || s->in_width > 2 * SHORT_ROW || !pays) return 1;
     return s->images < IMAGES_TOGETHER ? s->images : IMAGES_TOGETHER;
