@@ -671,9 +671,9 @@ static void test_direct(void **state)
                                       .kernel_width = 3, .stride = 1, .padding = 1, .groups = 1};
     assert_true(convolution_shape_complete(&first, NULL));
     check_direct(set, &first, true, 3);
-    // Short rows: several images together, and a rest; enough outputs for threads to share them in the weight gradient, or too few.
+    // Short rows: several images together (of 5 to 8 outputs with many weights only), and a rest; enough outputs for threads to share them in the weight gradient, or too few.
     for (int k = 0; k < 12; k++) {
-        struct convolution_shape small = {.images = 11 + 3 * k, .in_channels = k % 3 ? 32 : 19, .in_height = 1 + k % 8, .in_width = 8 - k % 8,
+        struct convolution_shape small = {.images = 11 + 3 * k, .in_channels = k % 3 ? 64 : 19, .in_height = 1 + k % 8, .in_width = 8 - k % 8,
                                           .out_channels = k % 2 ? 131 : 40, .kernel_height = k % 4 ? 3 : 1, .kernel_width = k % 4 ? 3 : 1,
                                           .stride = 1 + k % 3, .padding = k % 4 != 0, .groups = 1};
         assert_true(convolution_shape_complete(&small, NULL));

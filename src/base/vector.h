@@ -58,6 +58,24 @@ VECTOR_INLINE void vector_store(float *to, vector_float v)
     memcpy(to, &v, sizeof v);
 }
 
+// Half a block: AVX2 has vectors of that length, too, so it compares and converts them whole and keeps them in registers.
+#define HALF_LANES (VECTOR_LANES / 2)
+typedef float half_float __attribute__((vector_size(4 * HALF_LANES)));
+typedef int32_t half_int __attribute__((vector_size(4 * HALF_LANES)));
+typedef int16_t half_short __attribute__((vector_size(2 * HALF_LANES)));
+
+VECTOR_INLINE half_float half_load(const float *from)
+{
+    half_float v;
+    memcpy(&v, from, sizeof v);
+    return v;
+}
+
+VECTOR_INLINE void half_store(float *to, half_float v)
+{
+    memcpy(to, &v, sizeof v);
+}
+
 // The first `count` < 16 lanes from memory, the others 0.
 VECTOR_INLINE vector_float vector_load_part(const float *from, size_t count)
 {

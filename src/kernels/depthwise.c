@@ -7,11 +7,7 @@
 // MLS integers. Products of two I are exact in 16 bits, and so is the sum of two of them, or of more where the format is smaller
 // (`run`); sums of those go on in 32 bits. Half a block at a time: every instruction set has conversions for that length.
 
-#define HALF 8
-typedef uint8_t half_byte __attribute__((vector_size(HALF)));
-typedef int16_t half_short __attribute__((vector_size(2 * HALF)));
-typedef int32_t half_int __attribute__((vector_size(4 * HALF)));
-typedef float half_float __attribute__((vector_size(4 * HALF)));
+typedef uint8_t half_byte __attribute__((vector_size(HALF_LANES)));
 
 VECTOR_INLINE half_short load_integers(const uint8_t *from, int zero_point)
 {
@@ -27,17 +23,10 @@ VECTOR_INLINE half_short load_codes(const int16_t *from)
     return v;
 }
 
-VECTOR_INLINE half_float load_floats(const float *from)
-{
-    half_float v;
-    memcpy(&v, from, sizeof v);
-    return v;
-}
-
 VECTOR_INLINE void store_outputs(const struct depthwise_job *job, half_int sum, int half, float *output)
 {
-    half_float value = (__builtin_convertvector(sum, half_float) * load_floats(job->scales + half)) * job->factor;
-    if (job->accumulate) value = load_floats(output + half) + value;
+    half_float value = (__builtin_convertvector(sum, half_float) * half_load(job->scales + half)) * job->factor;
+    if (job->accumulate) value = half_load(output + half) + value;
     memcpy(output + half, &value, sizeof value);
 }
 
@@ -62,7 +51,7 @@ VECTOR_INLINE void convolve_pixels(const struct depthwise_job *job, const uint8_
 
 VECTORIZED void depthwise_row_plain(const struct depthwise_job *job, const uint8_t *input, int pixels, float *output)
 {
-    for (int half = 0; half < BLOCK_CHANNELS; half += HALF) {
+    for (int half = 0; half < BLOCK_CHANNELS; half += HALF_LANES) {
         int p = 0;
         for (; p + PIXELS <= pixels; p += PIXELS)
             convolve_pixels(job, input + (size_t)p * job->pixel_bytes, output + (size_t)p * job->output_step, half, PIXELS);
@@ -100,7 +89,7 @@ VECTOR_INLINE void gradient_taps(const struct depthwise_gradient_job *job, int f
 
 VECTORIZED void depthwise_gradient_plain(const struct depthwise_gradient_job *job, int32_t *sums)
 {
-    for (int half = 0; half < BLOCK_CHANNELS; half += HALF) {
+    for (int half = 0; half < BLOCK_CHANNELS; half += HALF_LANES) {
         int tap = 0;
         for (; tap + TAPS <= job->taps; tap += TAPS) gradient_taps(job, tap, half, TAPS, sums);
         for (; tap < job->taps; tap++) gradient_taps(job, tap, half, 1, sums);

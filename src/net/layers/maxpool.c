@@ -77,24 +77,8 @@ static bool create(struct layer *layer, struct diagnostics *diagnostics)
     return pool->offsets && pool->rows && pool->columns && pool->winners;
 }
 
-// Half a block of channels at a time: AVX2 compares vectors of that length, and holds them in registers.
-#define HALF (BLOCK_CHANNELS / 2)
-typedef float half_float __attribute__((vector_size(4 * HALF)));
-typedef int32_t half_int __attribute__((vector_size(4 * HALF)));
-typedef uint16_t half_positions __attribute__((vector_size(2 * HALF)));
-typedef int16_t half_short __attribute__((vector_size(2 * HALF)));
-
-VECTOR_INLINE half_float load_half(const float *from)
-{
-    half_float v;
-    memcpy(&v, from, sizeof v);
-    return v;
-}
-
-VECTOR_INLINE void store_half(float *to, half_float v)
-{
-    memcpy(to, &v, sizeof v);
-}
+// Half a block of channels at a time.
+typedef uint16_t half_positions __attribute__((vector_size(2 * HALF_LANES)));
 
 VECTOR_INLINE half_positions load_winners(const uint16_t *from)
 {
@@ -132,10 +116,10 @@ VECTOR_INLINE bool is_whole(struct range range, int size)
 VECTOR_INLINE struct window pool_window(const float *first, int width, int size, struct range ys, struct range xs)
 {
     const int start = 1 + ys.first * size + xs.first;
-    struct window w = {load_half(first), {0}};
+    struct window w = {half_load(first), {0}};
     for (int ky = 0; ky < ys.end - ys.first; ky++)
         for (int kx = ky == 0; kx < xs.end - xs.first; kx++)
-            window_add(&w, load_half(first + (ky * width + kx) * BLOCK_CHANNELS), ky * size + kx);
+            window_add(&w, half_load(first + (ky * width + kx) * BLOCK_CHANNELS), ky * size + kx);
     w.winners += start;
     return w;
 }
@@ -157,9 +141,9 @@ VECTORIZED static void pool_block(const struct maxpool *pool, struct shape in, s
 {
     for (int y = 0; y < out.height; y++)
         for (int x = 0; x < out.width; x++)
-            for (int half = 0; half < 2; half++, output += HALF, winners += HALF) {
-                struct window w = pool_at(pool, in, block + half * HALF, y * pool->stride - pool->offset, x * pool->stride - pool->offset);
-                store_half(output, w.largest);
+            for (int half = 0; half < 2; half++, output += HALF_LANES, winners += HALF_LANES) {
+                struct window w = pool_at(pool, in, block + half * HALF_LANES, y * pool->stride - pool->offset, x * pool->stride - pool->offset);
+                half_store(output, w.largest);
                 half_positions positions = __builtin_convertvector(w.winners, half_positions);
                 memcpy(winners, &positions, sizeof positions);
             }
@@ -216,14 +200,14 @@ VECTORIZED static void spread_block(const struct maxpool *pool, struct shape in,
 {
     for (int y = 0; y < out.height; y++)
         for (int x = 0; x < out.width; x++)
-            for (int half = 0; half < 2; half++, errors += HALF, winners += HALF) {
+            for (int half = 0; half < 2; half++, errors += HALF_LANES, winners += HALF_LANES) {
                 const half_positions winner = load_winners(winners);
-                const half_float e = load_half(errors);
-                float *corner = delta + (size_t)(y * pool->stride * in.width + x * pool->stride) * BLOCK_CHANNELS + half * HALF;
+                const half_float e = half_load(errors);
+                float *corner = delta + (size_t)(y * pool->stride * in.width + x * pool->stride) * BLOCK_CHANNELS + half * HALF_LANES;
                 for (int k = 0; k < pool->size * pool->size; k++) {
                     half_float value = (half_float)((half_int)e & won_by(winner, k));
                     float *to = corner + pool->offsets[k];
-                    store_half(to, accumulate ? load_half(to) + value : value);
+                    half_store(to, accumulate ? half_load(to) + value : value);
                 }
             }
 }
@@ -238,7 +222,7 @@ VECTOR_INLINE half_float collect(const struct maxpool *pool, int out_width, int 
             const size_t at = (size_t)(y * out_width + x) * BLOCK_CHANNELS;
             const int position = (r + pool->offset - y * pool->stride) * pool->size + c + pool->offset - x * pool->stride;
             const half_int wins = won_by(load_winners(winners + at), position);
-            const half_float with = sum + load_half(errors + at);
+            const half_float with = sum + half_load(errors + at);
             sum = (half_float)(((half_int)with & wins) | ((half_int)sum & ~wins));
         }
     return sum;
@@ -249,10 +233,10 @@ VECTORIZED static void collect_block(const struct maxpool *pool, struct shape in
 {
     for (int r = 0; r < in.height; r++)
         for (int c = 0; c < in.width; c++)
-            for (int half = 0; half < 2; half++, delta += HALF) {
+            for (int half = 0; half < 2; half++, delta += HALF_LANES) {
                 half_float sum = {0};
-                if (accumulate) sum = load_half(delta);
-                store_half(delta, collect(pool, out.width, r, c, errors + half * HALF, winners + half * HALF, sum));
+                if (accumulate) sum = half_load(delta);
+                half_store(delta, collect(pool, out.width, r, c, errors + half * HALF_LANES, winners + half * HALF_LANES, sum));
             }
 }
 
