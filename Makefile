@@ -9,7 +9,7 @@ WARNINGS = -Wall -Wextra -Werror -Wno-psabi
 ALL_CFLAGS = -std=gnu11 -D_GNU_SOURCE -O3 -g -fPIC -fvisibility=hidden -ffp-contract=off -fno-math-errno $(WARNINGS) $(SANITIZE) $(CFLAGS) \
 	-Isrc -Iinclude -DMLSNET_VERSION='"$(VERSION)"'
 ALL_LDFLAGS = $(SANITIZE) $(LDFLAGS)
-LIBRARIES = -lpng -lopenblas -ljson-c -lz -lm -lpthread
+LIBRARIES = -lpng -ljson-c -lz -lm -lpthread
 
 LIBRARY_SOURCES := $(filter-out src/cli/%,$(wildcard src/*.c src/*/*.c src/*/*/*.c))
 PROGRAM_SOURCES := $(wildcard src/cli/*.c)

@@ -4,7 +4,7 @@
  * text. All arrays are fp32 in C order. No function prints or ends the process.
  *
  * One thread at a time may use a network; different networks and the other functions may be used by several at once. To link with the
- * static library: -lmlsnet -lpng -lopenblas -ljson-c -lz -lm -lpthread. */
+ * static library: -lmlsnet -lpng -ljson-c -lz -lm -lpthread. */
 #ifndef MLSNET_H
 #define MLSNET_H
 
@@ -67,8 +67,7 @@ MLSNET_API int mlsnet_convolve(const mlsnet_convolution *shape, int pass, const 
 typedef struct mlsnet_network mlsnet_network;
 
 /* A network for training and prediction, with the weights that the cfg's seed gives. settings: count strings "KEY=VALUE" as of --set.
- * threads 0: all cores. batch: images of one pass, 0: as the cfg says (batch / subdivisions). Sets OpenBLAS to one thread in the whole
- * process: threads here are our own. */
+ * threads 0: all cores. batch: images of one pass, 0: as the cfg says (batch / subdivisions). */
 MLSNET_API mlsnet_network *mlsnet_network_open(const char *cfg_path, const char *const *settings, int count, int threads, int batch,
                                                mlsnet_error *error);
 MLSNET_API void mlsnet_network_close(mlsnet_network *network);

@@ -19,7 +19,6 @@
 
 #define MOST_ELEMENTS 0x1p40 // of a tensor: more cannot be there, and its bytes are a number of 64 bits
 
-void openblas_set_num_threads(int threads); // of OpenBLAS; threads here are our own
 
 const char *mlsnet_version(void)
 {
@@ -188,7 +187,6 @@ mlsnet_network *mlsnet_network_open(const char *cfg_path, const char *const *set
                                     mlsnet_error *error)
 {
     struct error problem = {"out of memory"};
-    openblas_set_num_threads(1); // else results would depend on their number
     mlsnet_network *n = calloc(1, sizeof *n);
     bool good = n && open_network(n, cfg_path, settings, count, threads, batch, &problem);
     if (!good) mlsnet_network_close(n);

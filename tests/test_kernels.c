@@ -663,8 +663,12 @@ static void check_direct(const struct kernel_set *set, const struct convolution_
 static void test_direct(void **state)
 {
     const struct kernel_set *set = set_or_skip(state);
-    for (uint64_t round = 0; round < 100; round++) {
-        struct test_case test = random_case(9000 + round, round >= 60 ? DEPTHWISE : UNGROUPED);
+    for (uint64_t round = 0; round < 160; round++) {
+        struct test_case test = random_case(9000 + round, round >= 100 ? GROUPED : round >= 60 ? DEPTHWISE : UNGROUPED);
+        if (round % 7 == 6) { // outputs that see nothing but padding
+            test.shape.padding = test.shape.kernel_height + (int)(round % 3);
+            assert_true(convolution_shape_complete(&test.shape, NULL));
+        }
         check_direct(set, &test.shape, round % 3 == 0 && test.shape.groups == 1, 17 * round);
     }
     struct convolution_shape first = {.images = 9, .in_channels = 3, .in_height = 32, .in_width = 32, .out_channels = 16, .kernel_height = 3,
@@ -678,6 +682,10 @@ static void test_direct(void **state)
                                           .stride = 1 + k % 3, .padding = k % 4 != 0, .groups = 1};
         assert_true(convolution_shape_complete(&small, NULL));
         check_direct(set, &small, false, 7 * (uint64_t)k);
+        small.groups = k % 2 ? 4 : 3; // of 40 or 64 outputs: blocks that share their terms, and that do not
+        small.in_channels *= small.groups;
+        small.out_channels = small.groups * (k % 3 ? 40 : 64);
+        check_direct(set, &small, false, 11 * (uint64_t)k);
     }
 }
 

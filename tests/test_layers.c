@@ -217,7 +217,8 @@ static void test_modes(void **state)
 #define PLAIN_C "[conv]\nfilters=4\nsize=1\npadding=1\nbatch_normalize=1\nactivation=relu\nmls=1\n"
 #define MODE(options) NORMALIZED options NORMALIZED options NORMALIZED "mls=1\n" "[shortcut]\nfrom=-2\nactivation=relu\n" END
     static const char *const modes[] = {MODE("mls=0\n"), MODE("mls=0\ngroups=2\n"), MODE("mls=1\n"), MODE("mls=1\ngroups=2\n"),
-                                        MODE("mls=1\nexponent=3\nmantissa=6\n"), MODE("mls=1\ngroup=none\n"), NORMALIZED PLAIN_C NORMALIZED END,
+                                        MODE("mls=1\nexponent=3\nmantissa=6\n"), MODE("mls=1\ngroup=none\n"),
+                                        MODE("mls=1\nformat=mxfp4\ngroups=2\n"), NORMALIZED PLAIN_C NORMALIZED END,
                                         NORMALIZED NORMALIZED "groups=4\n" MODE("mls=1\n"), NORMALIZED NORMALIZED "groups=4\nmls=1\n" MODE("mls=1\n")};
     for (size_t i = 0; i < sizeof modes / sizeof modes[0]; i++) {
         struct built b;

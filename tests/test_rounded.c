@@ -82,12 +82,13 @@ static void check_tensor(const struct case_of_format *c, enum mls_operand operan
 
 static void check_shapes(const struct case_of_format *c, struct thread_pool *pool)
 {
-    static const int shapes[][4] = {{3, 80, 13, 11}, {2, 5, 3, 3}, {2, 33, 1, 1}, {1, 16, 9, 17}};
+    static const int shapes[][4] = {{3, 80, 13, 11}, {2, 5, 3, 3}, {2, 33, 1, 1}, {1, 16, 9, 17}, {2, 64, 3, 2}};
     static const int weights[4] = {19, 35, 3, 3};
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
         for (int operand = MLS_ACTIVATION; operand <= MLS_ERROR; operand++) {
             check_tensor(c, (enum mls_operand)operand, shapes[i], 1, pool);
             check_tensor(c, (enum mls_operand)operand, shapes[i], shapes[i][1], pool); // depthwise
+            if (shapes[i][1] > 5) check_tensor(c, (enum mls_operand)operand, shapes[i], shapes[i][1] % 2 ? 3 : 2, pool);
         }
     check_tensor(c, MLS_WEIGHT, weights, 1, pool);
 }

@@ -1,5 +1,5 @@
-// Training allocates nothing once it runs: malloc and its like are counted over some steps. Layers that fall back on the plain
-// C convolutions (mode "reference" and "simulated" of [convolutional]) are not covered.
+// Training allocates nothing once it runs: malloc and its like are counted over some steps. Layers in the modes "reference" and
+// "rounded" of [convolutional] are not covered.
 #include "testing.h"
 
 #include <errno.h>
@@ -63,6 +63,7 @@ static const char layers[] =
     "[conv]\nbatch_normalize=1\nfilters=24\nsize=3\npad=1\ngroups=24\nactivation=relu6\n"
     "[conv]\nbatch_normalize=1\nfilters=24\nsize=3\npad=1\ngroups=4\nactivation=relu6\n"
     "[conv]\nbatch_normalize=1\nfilters=24\nsize=3\npad=1\ngroups=24\nactivation=relu6\nmls=0\n"
+    "[conv]\nbatch_normalize=1\nfilters=24\nsize=3\npad=1\ngroups=3\nactivation=relu6\nmls=0\n"
     "[conv]\nfilters=20\nsize=1\nactivation=tanh\nmantissa=4\n"
     "[maxpool]\nsize=2\nstride=2\n[dropout]\n[avgpool]\n[connected]\noutput=5\nactivation=linear\n[softmax]\n";
 

@@ -10,7 +10,6 @@
 #define MLSNET_VERSION "unknown"
 #endif
 
-void openblas_set_num_threads(int threads); // of OpenBLAS; threads here are our own
 
 static const struct command commands[] = {
     {"train", "CFG", "train a network", command_train},
@@ -57,7 +56,6 @@ static int written(int status)
 
 int main(int argc, char **argv)
 {
-    openblas_set_num_threads(1);
     if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
         print_help();
         return argc < 2 ? 2 : 0;

@@ -18,15 +18,10 @@ static void *take(struct direct_convolution *direct, size_t count, size_t size, 
 // ---------------------------------------------------------------------------------------------
 // Building
 
-bool direct_supports(const struct convolution_shape *shape)
-{
-    return (shape->groups == 1 || is_depthwise(shape)) && shape->padding < shape->kernel_height && shape->padding < shape->kernel_width;
-}
-
 static int images_together(const struct direct_request *request)
 {
     const struct convolution_shape *s = &request->shape;
-    size_t weights = (size_t)s->out_channels * (size_t)s->in_channels * (size_t)(s->kernel_height * s->kernel_width);
+    size_t weights = (size_t)s->out_channels * (size_t)(s->in_channels / s->groups) * (size_t)(s->kernel_height * s->kernel_width);
     bool pays = s->out_width <= SHORTEST_ROW || (s->out_width <= SHORT_ROW && weights >= FAR_WEIGHTS);
     if (request->planar_input || is_depthwise(s) || s->in_width > 2 * SHORT_ROW || !pays) return 1;
     return s->images < IMAGES_TOGETHER ? s->images : IMAGES_TOGETHER;
@@ -42,54 +37,122 @@ static struct padded padded_of(int channels, int height, int width, const int ha
     return p;
 }
 
-static bool allocate_phase(struct direct_convolution *direct, struct phase *phase, int most_terms, int output_blocks, struct error *error)
+// Outputs made from reduced channels; strides: of the weights, from one of them to the next one.
+struct direction {
+    const struct padded *reduced_map;
+    int outputs, reduced;
+    int output_stride, reduced_stride;
+};
+
+static int smaller(int a, int b)
 {
-    size_t terms = (size_t)most_terms;
-    phase->offsets = take(direct, terms, sizeof *phase->offsets, error);
-    phase->codes = take(direct, terms, sizeof *phase->codes, error);
-    phase->weights = take(direct, terms * (size_t)output_blocks * BLOCK_CHANNELS, sizeof(float), error);
-    return phase->offsets && phase->codes && phase->weights;
+    return a < b ? a : b;
 }
 
-// The terms of window position (ky, kx), read from pixel (y, x): one for each reduced channel, in blocks. A depthwise convolution
-// has one of vectors, which is named by its first channel and taken from the output's block.
-static void add_terms(const struct direct_convolution *direct, struct phase *phase, const struct padded *map, int y, int x, int position,
-                      int reduced_stride)
+// The reduced channels of a block of outputs. A depthwise convolution has one of vectors, named by its first channel, for all blocks.
+static struct range reduced_of(const struct direct_convolution *direct, const struct direction *d, int block)
 {
-    for (int c = 0; c < (direct->depthwise ? 1 : map->channels); c++) {
-        phase->offsets[phase->terms] = padded_at(map, c, y, x);
-        phase->codes[phase->terms++] = c * reduced_stride + position;
+    const int groups = direct->request.shape.groups, outputs = d->outputs / groups, reduced = d->reduced / groups;
+    const int first = block * BLOCK_CHANNELS, last = smaller(first + BLOCK_CHANNELS, d->outputs) - 1;
+    return direct->depthwise ? (struct range){0, 1} : (struct range){first / outputs * reduced, (last / outputs + 1) * reduced};
+}
+
+static bool same_range(struct range a, struct range b)
+{
+    return a.first == b.first && a.end == b.end;
+}
+
+static bool shares_terms(const struct direct_convolution *direct, const struct direction *d, int block)
+{
+    return block > 0 && same_range(reduced_of(direct, d, block - 1), reduced_of(direct, d, block));
+}
+
+static bool allocate_phase(struct direct_convolution *direct, const struct direction *d, struct phase *phase, struct error *error)
+{
+    const int window = direct->request.shape.kernel_height * direct->request.shape.kernel_width;
+    const size_t blocks = (size_t)blocked_count(d->outputs);
+    size_t terms = 0;
+    for (int block = 0; block < (int)blocks; block++) {
+        struct range reduced = reduced_of(direct, d, block);
+        int own = window * (reduced.end - reduced.first);
+        if (own > phase->most_terms) phase->most_terms = own;
+        if (!shares_terms(direct, d, block)) terms += (size_t)own;
     }
+    phase->block_terms = take(direct, blocks, sizeof *phase->block_terms, error);
+    phase->offsets = take(direct, terms, sizeof *phase->offsets, error);
+    phase->codes = take(direct, terms, sizeof *phase->codes, error);
+    phase->outputs = take(direct, terms, sizeof *phase->outputs, error);
+    phase->weights = take(direct, blocks * (size_t)phase->most_terms * BLOCK_CHANNELS, sizeof(float), error);
+    return phase->block_terms && phase->offsets && phase->codes && phase->outputs && phase->weights;
+}
+
+// The terms of window position (ky, kx), read from pixel (y, x).
+static void add_terms(const struct direct_convolution *direct, const struct direction *d, struct phase *phase, struct range reduced, int y, int x,
+                      int position)
+{
+    const struct convolution_shape *s = &direct->request.shape;
+    const int group_weights = s->in_channels / s->groups * s->kernel_height * s->kernel_width; // of one output of the forward pass
+    for (int c = reduced.first; c < reduced.end; c++) {
+        int group = c / (d->reduced / s->groups), outputs = d->outputs / s->groups;
+        phase->offsets[phase->terms] = padded_at(d->reduced_map, c, y, x);
+        phase->codes[phase->terms] = c * d->reduced_stride - group * group_weights + position;
+        phase->outputs[phase->terms++] = direct->depthwise ? (struct range){0, d->outputs} : (struct range){group * outputs, (group + 1) * outputs};
+    }
+}
+
+static void add_forward_terms(const struct direct_convolution *direct, const struct direction *d, struct phase *phase, struct range reduced)
+{
+    const struct convolution_shape *s = &direct->request.shape;
+    for (int ky = 0; ky < s->kernel_height; ky++)
+        for (int kx = 0; kx < s->kernel_width; kx++) add_terms(direct, d, phase, reduced, ky, kx, ky * s->kernel_width + kx);
+}
+
+// Window position k = remainder + stride * t reads error row base + j - t for the j-th row of the phase.
+static void add_backward_terms(const struct direct_convolution *direct, const struct direction *d, struct phase *phase, struct range reduced)
+{
+    const struct convolution_shape *s = &direct->request.shape;
+    const struct padded *map = d->reduced_map;
+    const int from_y = phase->first_y + s->padding, from_x = phase->first_x + s->padding, stride = s->stride;
+    for (int ky = from_y % stride, y = map->top + from_y / stride; ky < s->kernel_height; ky += stride, y--)
+        for (int kx = from_x % stride, x = map->left + from_x / stride; kx < s->kernel_width; kx += stride, x--)
+            add_terms(direct, d, phase, reduced, y, x, ky * s->kernel_width + kx);
+}
+
+// The phase's place is known; its terms and memory for its weights.
+static bool fill_phase(struct direct_convolution *direct, const struct direction *d, struct phase *phase, struct error *error)
+{
+    if (!allocate_phase(direct, d, phase, error)) return false;
+    phase->output_stride = d->output_stride;
+    for (int block = 0; block < blocked_count(d->outputs); block++) {
+        if (shares_terms(direct, d, block)) {
+            phase->block_terms[block] = phase->block_terms[block - 1];
+            continue;
+        }
+        phase->block_terms[block].first = phase->terms;
+        (phase == &direct->forward ? add_forward_terms : add_backward_terms)(direct, d, phase, reduced_of(direct, d, block));
+        phase->block_terms[block].end = phase->terms;
+    }
+    return true;
 }
 
 static bool create_forward(struct direct_convolution *direct, struct error *error)
 {
     const struct convolution_shape *s = &direct->request.shape;
-    int window = s->kernel_height * s->kernel_width;
-    struct phase *phase = &direct->forward;
-    *phase = (struct phase){.step = 1, .rows = s->out_height, .columns = s->out_width, .stride = s->stride};
-    if (!allocate_phase(direct, phase, window * (s->in_channels / s->groups), blocked_count(s->out_channels), error)) return false;
-    for (int ky = 0; ky < s->kernel_height; ky++)
-        for (int kx = 0; kx < s->kernel_width; kx++) add_terms(direct, phase, &direct->input, ky, kx, ky * s->kernel_width + kx, window);
-    return true;
+    const int window = s->kernel_height * s->kernel_width;
+    const struct direction forward = {&direct->input, s->out_channels, s->in_channels, s->in_channels / s->groups * window, window};
+    direct->forward = (struct phase){.step = 1, .rows = s->out_height, .columns = s->out_width, .stride = s->stride};
+    return fill_phase(direct, &forward, &direct->forward, error);
 }
 
-static bool fill_backward(struct direct_convolution *direct, struct phase *phase, int first_y, int first_x, struct error *error)
+static bool create_backward_phase(struct direct_convolution *direct, int first_y, int first_x, struct phase *phase, struct error *error)
 {
     const struct convolution_shape *s = &direct->request.shape;
-    const struct padded *map = &direct->errors;
-    int stride = s->stride, window = s->kernel_height * s->kernel_width;
+    const int window = s->kernel_height * s->kernel_width, stride = s->stride;
+    const struct direction backward = {&direct->errors, s->in_channels, s->out_channels, window, s->in_channels / s->groups * window};
     *phase = (struct phase){.first_y = first_y, .first_x = first_x, .step = stride, .stride = 1};
     if (first_y < s->in_height) phase->rows = (s->in_height - first_y + stride - 1) / stride;
     if (first_x < s->in_width) phase->columns = (s->in_width - first_x + stride - 1) / stride;
-    if (!allocate_phase(direct, phase, window * (s->out_channels / s->groups), blocked_count(s->in_channels), error)) return false;
-    // Window position k = remainder + stride * t reads error row base + j - t for the j-th row of the phase.
-    int remainder_y = (first_y + s->padding) % stride, base_y = (first_y + s->padding) / stride;
-    int remainder_x = (first_x + s->padding) % stride, base_x = (first_x + s->padding) / stride;
-    for (int ky = remainder_y, y = map->top + base_y; ky < s->kernel_height; ky += stride, y--)
-        for (int kx = remainder_x, x = map->left + base_x; kx < s->kernel_width; kx += stride, x--)
-            add_terms(direct, phase, map, y, x, ky * s->kernel_width + kx, s->in_channels * window);
-    return true;
+    return fill_phase(direct, &backward, phase, error);
 }
 
 static bool create_backward(struct direct_convolution *direct, struct error *error)
@@ -101,7 +164,7 @@ static bool create_backward(struct direct_convolution *direct, struct error *err
     direct->backward = take(direct, (size_t)direct->backward_phases, sizeof *direct->backward, error);
     if (!direct->backward) return false;
     for (int i = 0; i < direct->backward_phases; i++)
-        if (!fill_backward(direct, &direct->backward[i], i / stride, i % stride, error)) return false;
+        if (!create_backward_phase(direct, i / stride, i % stride, &direct->backward[i], error)) return false;
     return true;
 }
 
@@ -118,7 +181,7 @@ static bool create_all(struct direct_convolution *direct, struct error *error)
     if (!create_forward(direct, error)) return false;
     if (!direct->request.for_training) return true;
     direct->chunks = direct->errors.blocks >= MANY_BLOCKS ? 1 : GRADIENT_CHUNKS;
-    size_t partial = (size_t)direct->chunks * (size_t)direct->forward.terms * blocked_channels(s->out_channels);
+    size_t partial = (size_t)direct->chunks * (size_t)direct->forward.most_terms * blocked_channels(s->out_channels);
     return create_backward(direct, error) && (direct->partial = take(direct, partial, sizeof(float), error)) != NULL;
 }
 
@@ -136,8 +199,10 @@ struct direct_convolution *direct_create(const struct direct_request *request, s
 
 static void release_phase(struct phase *phase)
 {
+    memory_release(phase->block_terms);
     memory_release(phase->offsets);
     memory_release(phase->codes);
+    memory_release(phase->outputs);
     memory_release(phase->weights);
 }
 
@@ -169,15 +234,22 @@ static bool prepare_scratch(struct direct_convolution *direct, struct thread_poo
 // ---------------------------------------------------------------------------------------------
 // Forward and input error
 
-static void pack_weights(const struct phase *phase, const float *weights, int outputs, int output_stride)
+static float *weights_of(const struct phase *phase, int block)
 {
-    for (int block = 0; block < blocked_count(outputs); block++)
-        for (int t = 0; t < phase->terms; t++)
-            for (int i = 0; i < BLOCK_CHANNELS; i++) {
-                int output = block * BLOCK_CHANNELS + i;
-                phase->weights[(block * phase->terms + t) * BLOCK_CHANNELS + i] =
-                    output < outputs ? weights[(size_t)output * (size_t)output_stride + (size_t)phase->codes[t]] : 0;
+    return phase->weights + (size_t)block * (size_t)phase->most_terms * BLOCK_CHANNELS;
+}
+
+static void pack_weights(const struct phase *phase, const float *weights, int outputs)
+{
+    for (int block = 0; block < blocked_count(outputs); block++) {
+        const struct range terms = phase->block_terms[block];
+        float *to = weights_of(phase, block);
+        for (int t = terms.first; t < terms.end; t++)
+            for (int o = block * BLOCK_CHANNELS; o < (block + 1) * BLOCK_CHANNELS; o++) {
+                bool exists = o >= phase->outputs[t].first && o < phase->outputs[t].end;
+                *to++ = exists ? weights[(size_t)o * (size_t)phase->output_stride + (size_t)phase->codes[t]] : 0;
             }
+    }
 }
 
 // Of the map that a phase writes, [images][blocks][height][width][16].
@@ -207,21 +279,29 @@ static void convolve_images(const struct direct_convolution *direct, const struc
     }
 }
 
+// One block, or two that read the same input.
+static void set_blocks(const struct direct_convolution *direct, const struct phase *phase, int block, int blocks, struct direct_job *job)
+{
+    const struct range terms = phase->block_terms[block];
+    job->terms = terms.end - terms.first;
+    job->offsets = phase->offsets + terms.first;
+    job->blocks = !direct->depthwise && block + 1 < blocks && same_range(terms, phase->block_terms[block + 1]) ? 2 : 1;
+    for (int b = 0; b < job->blocks; b++) job->weights[b] = weights_of(phase, block + b);
+}
+
 static void convolve_phase(const struct work *work, const struct phase *phase, const struct padded *map, const float *padded,
                            struct output_map to, struct range images)
 {
-    size_t plane = (size_t)to.height * (size_t)to.width * BLOCK_CHANNELS, terms = (size_t)phase->terms * BLOCK_CHANNELS;
+    size_t plane = (size_t)to.height * (size_t)to.width * BLOCK_CHANNELS;
     const struct direct_convolution *direct = work->direct;
     const bool side_by_side = direct->together > 1;
-    const int blocks_at_once = direct->depthwise ? 1 : 2;
-    struct direct_job job = {.terms = phase->terms, .offsets = phase->offsets, .accumulate = work->accumulate,
+    struct direct_job job = {.accumulate = work->accumulate,
                              .pixel_step = side_by_side ? BLOCK_CHANNELS : (size_t)phase->stride * pixel_step(map),
                              .output_step = side_by_side ? (size_t)to.blocks * plane : (size_t)phase->step * BLOCK_CHANNELS};
-    for (int block = 0; block < to.blocks; block += blocks_at_once) {
+    for (int block = 0; block < to.blocks; block += job.blocks) {
         const float *input = direct->depthwise ? padded + padded_at(map, block * BLOCK_CHANNELS, 0, 0) : padded;
         float *output = work->output + ((size_t)images.first * (size_t)to.blocks + (size_t)block) * plane;
-        job.blocks = block + blocks_at_once <= to.blocks ? blocks_at_once : 1;
-        for (int b = 0; b < job.blocks; b++) job.weights[b] = phase->weights + (size_t)(block + b) * terms;
+        set_blocks(direct, phase, block, to.blocks, &job);
         for (int row = 0; row < phase->rows && phase->columns > 0; row++) {
             size_t pixel = (size_t)(phase->first_y + row * phase->step) * (size_t)to.width + (size_t)phase->first_x;
             float *const outputs_of[2] = {output + pixel * BLOCK_CHANNELS, output + pixel * BLOCK_CHANNELS + plane};
@@ -285,10 +365,9 @@ bool direct_forward(struct direct_convolution *direct, struct thread_pool *pool,
                     const struct source *input, float *output, struct image_done done, struct error *error)
 {
     const struct convolution_shape *s = &direct->request.shape;
-    int window = s->kernel_height * s->kernel_width;
     if (!prepare_scratch(direct, pool, error)) return false;
-    pack_weights(&direct->forward, weights, s->out_channels, s->in_channels / s->groups * window);
-    for (int i = 0; i < direct->backward_phases; i++) pack_weights(&direct->backward[i], weights, s->in_channels, window);
+    pack_weights(&direct->forward, weights, s->out_channels);
+    for (int i = 0; i < direct->backward_phases; i++) pack_weights(&direct->backward[i], weights, s->in_channels);
     struct work work = {.direct = direct, .input = input, .output = output, .done = done, .images = images};
     run_images(&work, pool, forward_task);
     return true;

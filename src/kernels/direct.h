@@ -14,8 +14,6 @@ struct direct_request {
     bool planar_input;              // the input is [images][channels][height][width]: the network's own; not for depthwise convolutions
     bool for_training;
 };
-// false where the halo would not be smaller than the window, or with convolution groups other than single channels.
-bool direct_supports(const struct convolution_shape *shape);
 struct direct_convolution *direct_create(const struct direct_request *request, struct error *error);
 void direct_destroy(struct direct_convolution *direct);
 size_t direct_memory(const struct direct_convolution *direct); // bytes

@@ -8,7 +8,7 @@
 
 static float *partial_of(const struct direct_convolution *direct, int chunk, int block)
 {
-    size_t terms = (size_t)direct->forward.terms * BLOCK_CHANNELS;
+    size_t terms = (size_t)direct->forward.most_terms * BLOCK_CHANNELS;
     return direct->partial + ((size_t)chunk * (size_t)direct->errors.blocks + (size_t)block) * terms;
 }
 
@@ -16,8 +16,7 @@ static struct direct_gradient_job gradient_job(const struct direct_convolution *
 {
     const struct convolution_shape *s = &direct->request.shape;
     const struct padded *in = &direct->input, *out = &direct->errors;
-    return (struct direct_gradient_job){.terms = direct->forward.terms, .offsets = direct->forward.offsets, .height = out->height,
-                                        .width = out->width, .pixel_step = (size_t)s->stride * pixel_step(in),
+    return (struct direct_gradient_job){.height = out->height, .width = out->width, .pixel_step = (size_t)s->stride * pixel_step(in),
                                         .row_step = (size_t)s->stride * in->padded_width * pixel_step(in),
                                         .error_pixel_step = pixel_step(out), .error_row_step = out->padded_width * pixel_step(out)};
 }
@@ -28,6 +27,9 @@ static void gradient_images(const struct direct_convolution *direct, struct dire
 {
     const struct padded *in = &direct->input, *out = &direct->errors;
     for (int block = blocks.first; block < blocks.end; block++) {
+        const struct range terms = direct->forward.block_terms[block];
+        job->terms = terms.end - terms.first;
+        job->offsets = direct->forward.offsets + terms.first;
         job->errors = errors + padded_at(out, block * BLOCK_CHANNELS, out->top, out->left) + first * BLOCK_CHANNELS;
         job->input = direct->depthwise ? input + padded_at(in, block * BLOCK_CHANNELS, 0, 0) : input + first * BLOCK_CHANNELS;
         (direct->depthwise ? depthwise_direct_gradient : direct->request.kernels->direct_gradient)(job, partial_of(direct, chunk, block));
@@ -46,7 +48,7 @@ static void gradient_part(const struct work *work, int chunk, struct range image
 {
     const struct direct_convolution *direct = work->direct;
     struct direct_gradient_job job = gradient_job(direct);
-    size_t totals = (size_t)(blocks.end - blocks.first) * (size_t)job.terms * BLOCK_CHANNELS;
+    size_t totals = (size_t)(blocks.end - blocks.first) * (size_t)direct->forward.most_terms * BLOCK_CHANNELS;
     memset(partial_of(direct, chunk, blocks.first), 0, totals * sizeof(float));
     const int together = gradient_together(direct);
     for (struct range now = images; now.first < images.end; now.first = now.end) {
@@ -79,13 +81,14 @@ static void sum_task(void *context, int block, int thread)
     (void)thread;
     const struct work *work = context;
     const struct direct_convolution *direct = work->direct;
-    const struct convolution_shape *s = &direct->request.shape;
-    size_t output_stride = (size_t)(s->in_channels / s->groups) * (size_t)(s->kernel_height * s->kernel_width);
+    const struct phase *forward = &direct->forward;
+    const struct range terms = forward->block_terms[block];
     for (int chunk = 0; chunk < direct->chunks; chunk++)
-        for (int i = 0, o = block * BLOCK_CHANNELS; i < BLOCK_CHANNELS && o < s->out_channels; i++, o++) {
+        for (int i = 0, o = block * BLOCK_CHANNELS; i < BLOCK_CHANNELS; i++, o++) {
             const float *from = partial_of(direct, chunk, block) + i;
-            for (int t = 0; t < direct->forward.terms; t++)
-                work->output[(size_t)o * output_stride + (size_t)direct->forward.codes[t]] += from[t * BLOCK_CHANNELS];
+            for (int t = terms.first; t < terms.end; t++, from += BLOCK_CHANNELS)
+                if (o >= forward->outputs[t].first && o < forward->outputs[t].end)
+                    work->output[(size_t)o * (size_t)forward->output_stride + (size_t)forward->codes[t]] += *from;
         }
 }
 

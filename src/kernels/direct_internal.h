@@ -15,14 +15,23 @@ struct padded {
     size_t size;                // floats
 };
 
+// From first to end - 1.
+struct range {
+    int first, end;
+};
+
 // A set of outputs that share their window (packed_internal.h, struct phase). Output (j, i) is pixel (first_y + j * step,
 // first_x + i * step) and reads the padded map from pixel (j * stride, i * stride).
 struct phase {
     int first_y, first_x, step, rows, columns, stride;
-    int terms;
-    size_t *offsets; // [terms]
-    int *codes;      // [terms]: index of the weight of output 0
-    float *weights;  // [output block][term][16]
+    // A block of outputs reduces over the channels of its convolution groups; blocks of the same channels share their terms.
+    struct range *block_terms; // [output block]
+    int terms, most_terms;     // of all blocks; the most of one
+    size_t *offsets;           // [terms]
+    int *codes;                // [terms]: index of the weight of output 0
+    struct range *outputs;     // [terms]: the outputs of the term's convolution group; the weights of others are 0
+    int output_stride;         // from an output's weight to the next one's
+    float *weights;            // [output block][most_terms][16]
 };
 
 struct direct_convolution {
@@ -33,7 +42,7 @@ struct direct_convolution {
     struct phase forward, *backward;
     int backward_phases;
     int chunks;       // of the weight gradient
-    float *partial;   // [chunks][output block][forward.terms][16]
+    float *partial;   // [chunks][output block][forward.most_terms][16]
     float *scratch;   // per thread: the padded input, then the padded errors
     int threads;
     size_t memory;
@@ -52,11 +61,6 @@ static inline size_t padded_at(const struct padded *p, int channel, int y, int x
     if (p->planar) return (size_t)channel * p->plane + pixel;
     return ((size_t)(channel / BLOCK_CHANNELS) * p->plane + pixel) * pixel_step(p) + lane;
 }
-
-// From first to end - 1.
-struct range {
-    int first, end;
-};
 
 struct work {
     struct direct_convolution *direct;

@@ -36,6 +36,11 @@ static size_t plane_of(const struct work *w, int image, int block)
     return ((size_t)image * (size_t)w->blocks + (size_t)block) * BLOCK_CHANNELS;
 }
 
+static float *value_at(const struct work *w, int image, int channel, size_t pixel)
+{
+    return &w->values[plane_of(w, image, channel / BLOCK_CHANNELS) * w->pixels + pixel * BLOCK_CHANNELS + (size_t)channel % BLOCK_CHANNELS];
+}
+
 static int lanes_of(const struct work *w, int block)
 {
     int left = w->channels - block * BLOCK_CHANNELS;
@@ -254,7 +259,7 @@ static bool round_pixels(const struct work *w, int image, int block, int parts, 
 {
     struct piece pieces[PARTS];
     int32_t maxima[PIECE_PIXELS];
-    bool stochastic = w->request->format->rounding == MLS_STOCHASTIC, alone = w->request->convolution_groups > 1;
+    bool stochastic = w->request->format->rounding == MLS_STOCHASTIC, alone = w->request->convolution_groups == w->channels;
     for (int k = 0; k < parts; k++) pieces[k] = read_piece(w, image, block + k, pixel);
     if (find_pixel_maxima(pieces[0].values, pieces[parts - 1].values, pieces[0].count, maxima) >= NOT_FINITE) return false;
     for (int k = 0; k < parts; k++)
@@ -273,6 +278,42 @@ static void round_microscaling(void *context, int image, int thread)
         for (int k = 0; k < parts; k++) set_keys(w, image, block + k, &lanes[k]);
         for (size_t pixel = 0; pixel < w->pixels; pixel += PIECE_PIXELS)
             if (!round_pixels(w, image, block, parts, pixel, lanes)) w->failed = true;
+    }
+}
+
+// Convolution groups of several channels, in which scales do not belong to whole blocks.
+
+// Channels first to end - 1 at one pixel of an image.
+static bool round_channels(const struct work *w, int image, int first, int end, size_t pixel)
+{
+    const struct standard_rounding r = standard_rounding_of(w->element);
+    const bool stochastic = w->request->format->rounding == MLS_STOCHASTIC;
+    int32_t largest = 0;
+    for (int c = first; c < end; c++) {
+        int32_t bits = magnitude_bits(*value_at(w, image, c, pixel));
+        largest = bits > largest ? bits : largest;
+    }
+    if (largest >= NOT_FINITE) return false;
+    const int exponent = microscaling_exponent(w->element->emax, largest);
+    for (int c = first; c < end; c++) {
+        float *x = value_at(w, image, c, pixel);
+        uint64_t plane = (uint64_t)image * (uint64_t)w->channels + (uint64_t)c;
+        uint32_t hash = stochastic ? mls_random_hash(mls_plane_keys_of(w->request->tensor_key, plane), (uint32_t)pixel) : 0;
+        *x = round_standard(&r, *x, power_of_two(-exponent), stochastic, hash) * power_of_two(exponent);
+    }
+    return true;
+}
+
+static void round_grouped_microscaling(void *context, int image, int thread)
+{
+    struct work *w = context;
+    const int group = w->channels / w->request->convolution_groups;
+    copy(w, image, thread);
+    for (int first = 0, end; first < w->channels && !w->failed; first = end) {
+        int group_end = (first / group + 1) * group;
+        end = first + MICROSCALING_BLOCK < group_end ? first + MICROSCALING_BLOCK : group_end;
+        for (size_t pixel = 0; pixel < w->pixels; pixel++)
+            if (!round_channels(w, image, first, end, pixel)) w->failed = true;
     }
 }
 
@@ -329,8 +370,10 @@ bool rounded_map(const struct rounded_request *request, struct thread_pool *pool
     }
     w.element = standard_element_of(request->format);
     if (!w.element) w.grouping = mls_grouping_of(request->format, request->operand, dims[0], dims[1], request->convolution_groups);
+    const int group = dims[1] / request->convolution_groups; // channels
+    const bool by_blocks = request->convolution_groups == 1 || group == 1 || group % MICROSCALING_BLOCK == 0;
     if (request->format->family == MLS_FAMILY_MICROSCALING)
-        thread_pool_run(pool, dims[0], round_microscaling, &w);
+        thread_pool_run(pool, dims[0], by_blocks ? round_microscaling : round_grouped_microscaling, &w);
     else if (!round_by_planes(&w, pool, error))
         return false;
     return !w.failed || report(&w, error);

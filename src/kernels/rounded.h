@@ -12,7 +12,7 @@ struct rounded_request {
     const struct mls_format *format; // NULL: the numbers as they are
     enum mls_operand operand;
     int dims[4];            // images, channels, height, width
-    int convolution_groups; // 1, or as many as channels
+    int convolution_groups;
     uint64_t tensor_key;    // of stochastic rounding
     const float *maxima;    // max |value| of each plane, [images][blocked channels]; or NULL: found by reading the source
 };

@@ -1,11 +1,12 @@
-// [connected]: y = activation(W x + b), W [outputs][inputs], in fp32 (one CBLAS product over the batch).
-#include <cblas.h>
+// [connected]: y = activation(W x + b), W [outputs][inputs], in fp32.
 #include <math.h>
 
 #include "base/memory.h"
 #include "base/random.h"
+#include "kernels/fully_connected.h"
 #include "net/batch_normalization.h"
 #include "net/operations.h"
+#include "net/planar.h"
 
 struct connected_settings {
     int output, activation, batch_normalize;
@@ -80,15 +81,20 @@ static bool create(struct layer *layer, struct diagnostics *diagnostics)
     return c->raw && batch_normalization_create(&c->norm, layer, c->outputs, 1, diagnostics);
 }
 
-// The input as rows of numbers, *stride apart.
-static const float *input_rows(const struct layer *layer, int images, int *stride)
+static struct fully_connected_shape shape_of(const struct layer *layer, int images)
 {
     const struct connected *c = layer->state;
-    struct shape in = layer->input_shape;
-    *stride = c->input ? c->inputs : (int)shape_stored(in);
+    return (struct fully_connected_shape){.images = images, .inputs = c->inputs, .outputs = c->outputs,
+                                          .input_stride = c->input ? (size_t)c->inputs : shape_stored(layer->input_shape),
+                                          .output_stride = blocked_channels(c->outputs)};
+}
+
+// The input as rows of numbers.
+static const float *input_rows(const struct layer *layer, const struct pass *pass)
+{
+    const struct connected *c = layer->state;
     if (!c->input) return layer_input(layer, 0);
-    for (size_t n = 0; n < (size_t)images; n++)
-        blocked_to_planar(layer_input(layer, 0) + n * shape_stored(in), in.channels, shape_pixels(in), c->input + n * shape_size(in));
+    planar_from_map(pass, layer_input(layer, 0), layer->input_shape, c->input);
     return c->input;
 }
 
@@ -96,39 +102,32 @@ static bool forward(struct layer *layer, const struct pass *pass, struct error *
 {
     struct connected *c = layer->state;
     float *z = c->normalize ? c->raw : layer->output;
-    int stride, stored = (int)blocked_channels(c->outputs);
-    const float *input = input_rows(layer, pass->images, &stride);
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, pass->images, c->outputs, c->inputs, 1, input, stride, c->weights->value,
-                c->inputs, 0, z, stored);
+    const struct fully_connected_shape shape = shape_of(layer, pass->images);
+    fully_connected_forward(&shape, pass->pool, c->weights->value, input_rows(layer, pass), z);
     if (c->normalize)
         return batch_normalization_forward(&c->norm, pass, z, false, c->activation, layer->output, NULL, error);
     for (int n = 0; n < pass->images; n++)
-        for (int i = 0; i < c->outputs; i++) z[(size_t)n * (size_t)stored + (size_t)i] += c->bias->value[i];
-    activation_apply(c->activation, z, (size_t)pass->images * (size_t)stored);
+        for (int i = 0; i < c->outputs; i++) z[(size_t)n * shape.output_stride + (size_t)i] += c->bias->value[i];
+    activation_apply(c->activation, z, (size_t)pass->images * shape.output_stride);
     return true;
 }
 
-static void pass_error_on(struct layer *layer, int images)
+static void pass_error_on(struct layer *layer, const struct pass *pass, const struct fully_connected_shape *shape)
 {
     struct connected *c = layer->state;
-    struct shape in = layer->input_shape;
     bool accumulate = false;
-    float *delta = layer_input_delta(layer, 0, &accumulate), *rows = c->input ? c->input_error : delta;
+    float *delta = layer_input_delta(layer, 0, &accumulate);
     if (!delta) return;
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, images, c->inputs, c->outputs, 1, layer->delta, (int)blocked_channels(c->outputs),
-                c->weights->value, c->inputs, accumulate && !c->input ? 1 : 0, rows, c->input ? c->inputs : (int)shape_stored(in));
-    for (size_t n = 0; c->input && n < (size_t)images; n++)
-        for (size_t i = 0; i < shape_size(in); i++) {
-            size_t pixels = shape_pixels(in);
-            float *to = &delta[n * shape_stored(in) + blocked_at(pixels, (int)(i / pixels), i % pixels)];
-            *to = accumulate ? *to + rows[n * shape_size(in) + i] : rows[n * shape_size(in) + i];
-        }
+    fully_connected_input_error(shape, pass->pool, c->weights->value, layer->delta, c->input ? c->input_error : delta,
+                                accumulate && !c->input);
+    if (c->input) planar_to_map(pass, c->input_error, layer->input_shape, delta, accumulate);
 }
 
 static bool backward(struct layer *layer, const struct pass *pass, struct error *error)
 {
     struct connected *c = layer->state;
-    size_t stored = blocked_channels(c->outputs);
+    const struct fully_connected_shape shape = shape_of(layer, pass->images);
+    const size_t stored = shape.output_stride;
     if (c->normalize) {
         if (!batch_normalization_backward(&c->norm, pass, c->raw, layer->output, c->activation, layer->delta, layer->delta, false, error))
             return false;
@@ -138,11 +137,8 @@ static bool backward(struct layer *layer, const struct pass *pass, struct error 
             for (int i = 0; i < c->outputs; i++) c->bias->gradient[i] += layer->delta[(size_t)n * stored + (size_t)i];
     }
     // The rows of the forward pass are still there.
-    const float *input = c->input ? c->input : layer_input(layer, 0);
-    int stride = c->input ? c->inputs : (int)shape_stored(layer->input_shape);
-    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, c->outputs, c->inputs, pass->images, 1, layer->delta, (int)stored, input, stride, 1,
-                c->weights->gradient, c->inputs);
-    pass_error_on(layer, pass->images);
+    fully_connected_weight_gradient(&shape, pass->pool, c->input ? c->input : layer_input(layer, 0), layer->delta, c->weights->gradient);
+    pass_error_on(layer, pass, &shape);
     return true;
 }
 

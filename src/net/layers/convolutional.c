@@ -6,7 +6,6 @@
 
 #include "base/memory.h"
 #include "mls/presets.h"
-#include "net/float_convolution.h"
 #include "net/layers/convolutional.h"
 #include "net/operations.h"
 
@@ -53,14 +52,14 @@ static bool choose_mode(struct layer *layer, struct convolutional *c, const stru
             diagnostics_add(diagnostics, layer->section->line, layer->section->name, "%s", error.message);
             return false;
         }
-    c->mode = direct_supports(&c->shape) ? MODE_DIRECT : MODE_BLAS;
+    c->mode = MODE_DIRECT;
     layer->low_bit = mls;
     unsigned plain = layer->network->plain_operands & MLS_ALL_OPERANDS;
     if (!mls || plain == MLS_ALL_OPERANDS) return true;
     bool fits = mls_fits_int8(&c->formats[0]) && mls_fits_int8(&c->formats[1]) && mls_fits_int8(&c->formats[2]);
-    c->mode = !fits || plain                                        ? c->mode == MODE_DIRECT ? MODE_ROUNDED : MODE_SIMULATED
+    c->mode = !fits || plain                                       ? MODE_ROUNDED
               : packed_supports(&c->shape, c->formats, &c->reason) ? MODE_PACKED
-                                                                    : MODE_REFERENCE;
+                                                                   : MODE_REFERENCE;
     return true;
 }
 
@@ -107,31 +106,25 @@ static bool create_direct(struct layer *layer, struct convolutional *c, struct e
 
 static bool create_planar(struct layer *layer, struct convolutional *c, struct diagnostics *diagnostics)
 {
-    struct network *network = layer->network;
-    size_t images = (size_t)network->max_images;
-    size_t sizes[3] = {c->weights->count, images * shape_size(layer->input_shape), images * shape_size(layer->output_shape)};
-    bool good = (c->planar_input = layer_allocate(layer, sizes[1], sizeof(float), diagnostics)) != NULL &&
-                (c->planar_output = layer_allocate(layer, sizes[2], sizeof(float), diagnostics)) != NULL;
-    if (good && network->for_training)
-        good = (c->planar_input_error = layer_allocate(layer, sizes[1], sizeof(float), diagnostics)) != NULL;
-    if (good && c->mode == MODE_REFERENCE)
-        return (c->scratch_gradient = layer_allocate(layer, sizes[0], sizeof(float), diagnostics)) != NULL;
-    for (int k = 0; k < 3 && good && c->mode == MODE_SIMULATED; k++)
-        good = (c->dequantized[k] = layer_allocate(layer, sizes[k], sizeof(float), diagnostics)) != NULL;
-    network_request_scratch(network, float_convolution_scratch(&c->shape));
-    if (good && network->for_training)
-        good = (c->partial = layer_allocate(layer, float_convolution_partial(&c->shape), sizeof(float), diagnostics)) != NULL;
-    return good;
+    size_t images = (size_t)layer->network->max_images;
+    size_t inputs = images * shape_size(layer->input_shape), outputs = images * shape_size(layer->output_shape);
+    if (!(c->planar_input = layer_allocate(layer, inputs, sizeof(float), diagnostics)) ||
+        !(c->planar_output = layer_allocate(layer, outputs, sizeof(float), diagnostics)))
+        return false;
+    if (!layer->network->for_training) return true;
+    c->planar_input_error = layer_allocate(layer, inputs, sizeof(float), diagnostics);
+    c->scratch_gradient = layer_allocate(layer, c->weights->count, sizeof(float), diagnostics);
+    return c->planar_input_error && c->scratch_gradient;
 }
 
 static bool create_rounded_maps(struct layer *layer, struct convolutional *c, struct diagnostics *diagnostics)
 {
     size_t images = (size_t)layer->network->max_images;
-    c->dequantized[MLS_WEIGHT] = layer_allocate(layer, c->weights->count, sizeof(float), diagnostics);
+    c->rounded_weights = layer_allocate(layer, c->weights->count, sizeof(float), diagnostics);
     c->rounded_input = layer_allocate(layer, images * shape_stored(layer->input_shape), sizeof(float), diagnostics);
     if (layer->network->for_training)
         c->rounded_errors = layer_allocate(layer, images * shape_stored(layer->output_shape), sizeof(float), diagnostics);
-    return c->dequantized[MLS_WEIGHT] && c->rounded_input && (c->rounded_errors || !layer->network->for_training);
+    return c->rounded_weights && c->rounded_input && (c->rounded_errors || !layer->network->for_training);
 }
 
 static bool create_mode(struct layer *layer, struct convolutional *c, struct diagnostics *diagnostics)
@@ -208,7 +201,7 @@ static void destroy(struct layer *layer)
     packed_destroy(c->packed);
     direct_destroy(c->direct);
     release_quantized(c);
-    for (int k = 0; k < 3; k++) memory_release(c->dequantized[k]);
+    memory_release(c->rounded_weights);
     memory_release(c->rounded_input);
     memory_release(c->rounded_errors);
     memory_release(c->planar_input);
@@ -216,7 +209,6 @@ static void destroy(struct layer *layer)
     memory_release(c->planar_input_error);
     memory_release(c->scratch_gradient);
     memory_release(c->error_bounds);
-    memory_release(c->partial);
     memory_release(c);
 }
 
@@ -224,9 +216,8 @@ static void describe(const struct layer *layer, char *text, size_t size)
 {
     const struct convolutional *c = layer->state;
     char formats[128] = "fp32";
-    static const char *const suffix[] = {[MODE_DIRECT] = "", [MODE_PACKED] = "", [MODE_BLAS] = "", [MODE_ROUNDED] = " simulated",
-                                         [MODE_SIMULATED] = " simulated", [MODE_REFERENCE] = " plain C"};
-    if (c->mode != MODE_DIRECT && c->mode != MODE_BLAS) mls_formats_describe(c->formats, formats, sizeof formats);
+    static const char *const suffix[] = {[MODE_DIRECT] = "", [MODE_PACKED] = "", [MODE_ROUNDED] = " simulated", [MODE_REFERENCE] = " plain C"};
+    if (c->mode != MODE_DIRECT) mls_formats_describe(c->formats, formats, sizeof formats);
     snprintf(text, size, "%dx%d/%d%s %s%s", c->shape.kernel_height, c->shape.kernel_width, c->shape.stride,
              c->shape.groups > 1 ? " grouped" : "", formats, suffix[c->mode]);
 }
@@ -366,7 +357,7 @@ static bool backward(struct layer *layer, const struct pass *pass, struct error 
 static void operations(const struct layer *layer, struct operations *operations)
 {
     const struct convolutional *c = layer->state;
-    bool mls = c->mode != MODE_DIRECT && c->mode != MODE_BLAS;
+    bool mls = c->mode != MODE_DIRECT;
     struct arithmetic own = arithmetic_of_formats(c->formats);
     double elements = (double)shape_size(layer->output_shape);
     operations_of_convolution(operations, &c->shape, mls ? &own : NULL, layer->inputs[0] && layer->inputs[0]->output_nonnegative);

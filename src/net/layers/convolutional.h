@@ -3,14 +3,12 @@
 //
 //   packed      MLS integers, fast kernels
 //   direct      mls=0: fp32, fast kernels
-//   reference   MLS integers, plain C: shapes that the fast kernels do not take
 //   rounded     MLS formats whose integers do not fit 8 bits, other formats, or some operands left in fp32
 //               (network->plain_operands): operands rounded to the values of the format, then as direct
-//   simulated   the same for shapes that the direct kernels do not take: CBLAS
-//   blas        mls=0, shapes that the direct kernels do not take (convolution groups of several channels): fp32, CBLAS
+//   reference   MLS integers, plain C: shapes that the packed kernels do not take
 //
-// Reference, simulated and blas work on planar copies of the maps. The others read sources (kernels/source.h): the batch
-// normalization and activation before them are done as they read.
+// Reference works on planar copies of the maps. The others read sources (kernels/source.h): the batch normalization and activation
+// before them are done as they read.
 #ifndef NET_LAYERS_CONVOLUTIONAL_H
 #define NET_LAYERS_CONVOLUTIONAL_H
 
@@ -21,7 +19,7 @@
 #include "net/network.h"
 #include "net/profile.h"
 
-enum mode { MODE_DIRECT, MODE_PACKED, MODE_ROUNDED, MODE_REFERENCE, MODE_SIMULATED, MODE_BLAS };
+enum mode { MODE_DIRECT, MODE_PACKED, MODE_ROUNDED, MODE_REFERENCE };
 
 struct convolutional {
     enum mode mode;
@@ -36,20 +34,18 @@ struct convolutional {
     float *error_bounds;    // [images][blocked filters]; MODE_PACKED with batch normalization
     struct packed_convolution *packed;
     struct direct_convolution *direct;
-    float *rounded_input, *rounded_errors; // MODE_ROUNDED: maps
-    // Planar modes:
+    float *rounded_weights, *rounded_input, *rounded_errors; // MODE_ROUNDED; the last two are maps
+    // MODE_REFERENCE:
     float *planar_input, *planar_output; // x; z and the errors
     float *planar_input_error;
-    float *partial;                      // of the fp32 weight gradient
-    struct mls_tensor quantized[3];      // reference, by operand
-    float *dequantized[3];               // simulated; of weights also MODE_ROUNDED
-    float *scratch_gradient;             // reference
+    struct mls_tensor quantized[3]; // by operand
+    float *scratch_gradient;
 };
 
 // Whether this mode reads sources.
 static inline bool reads_sources(const struct convolutional *c)
 {
-    return c->mode == MODE_PACKED || c->mode == MODE_DIRECT || c->mode == MODE_ROUNDED;
+    return c->mode != MODE_REFERENCE;
 }
 
 // Of the layer's mode (convolutional_modes.c). z: its output, without batch normalization and activation; `done`, where the mode

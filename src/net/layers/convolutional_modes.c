@@ -4,7 +4,6 @@
 #include "kernels/rounded.h"
 #include "mls/presets.h"
 #include "mls/simulate.h"
-#include "net/float_convolution.h"
 #include "net/layers/convolutional.h"
 #include "net/observer.h"
 #include "net/planar.h"
@@ -48,7 +47,7 @@ static void operand_dims(const struct convolutional *c, const struct pass *pass,
 bool convolutional_show(const struct layer *layer, const struct pass *pass, enum mls_operand operand, struct error *error)
 {
     const struct convolutional *c = layer->state;
-    if (!layer->network->observer || c->mode == MODE_DIRECT || c->mode == MODE_BLAS) return true;
+    if (!layer->network->observer || c->mode == MODE_DIRECT) return true;
     struct observation seen = {.layer = layer, .operand = operand, .format = c->formats[operand], .convolution_groups = c->shape.groups,
                                .nonnegative = operand == MLS_ACTIVATION && layer->inputs[0] && layer->inputs[0]->output_nonnegative,
                                .tensor_key = key_of(layer, pass, operand), .values = c->weights->value};
@@ -129,103 +128,24 @@ static bool backward_direct(struct layer *layer, const struct pass *pass, struct
 }
 
 // ---------------------------------------------------------------------------------------------
-// Planar
-
-static struct float_convolution float_convolution_of(const struct layer *layer, const struct pass *pass)
-{
-    const struct convolutional *c = layer->state;
-    struct float_convolution f = {.shape = c->shape, .pool = pass->pool, .scratch = layer->network->scratch,
-                                  .scratch_bytes = layer->network->scratch_bytes, .partial = c->partial};
-    f.shape.images = pass->images;
-    return f;
-}
+// Rounded
 
 static const char *const operand_prefixes[] = {"weights: ", "activations: ", "errors: "};
 
-// To `quantized`, or where the layer computes in fp32 `dequantized`.
-static bool quantize(struct layer *layer, const struct pass *pass, enum mls_operand operand, const float *values, struct error *error)
+// In evaluation all rounding is to nearest.
+static struct mls_format format_of(const struct convolutional *c, const struct pass *pass, enum mls_operand operand)
 {
-    struct convolutional *c = layer->state;
     struct mls_format format = c->formats[operand];
     if (!pass->training) format.rounding = MLS_NEAREST;
-    int dims[4];
-    operand_dims(c, pass, operand, dims);
-    if (layer->network->plain_operands >> operand & 1) {
-        memcpy(c->dequantized[operand], values, (size_t)dims[0] * (size_t)dims[1] * (size_t)dims[2] * (size_t)dims[3] * sizeof *values);
-        return true;
-    }
-    mls_tensor_release(&c->quantized[operand]);
-    uint64_t key = key_of(layer, pass, operand);
-    bool good = c->mode != MODE_REFERENCE
-                    ? mls_simulate(&format, operand, values, dims, c->shape.groups, key, pass->pool, c->dequantized[operand], error)
-                    : mls_quantize(&format, operand, values, dims, c->shape.groups, key, &c->quantized[operand], error);
-    return good || error_prefix(error, "%s", operand_prefixes[operand]);
+    return format;
 }
-
-static bool forward_planar(struct layer *layer, const struct pass *pass, float *z, struct error *error)
-{
-    struct convolutional *c = layer->state;
-    struct float_convolution f = float_convolution_of(layer, pass);
-    planar_from_map(pass, layer_input(layer, 0), layer->input_shape, c->planar_input);
-    if (c->mode != MODE_BLAS && ((!pass->same_weights && !quantize(layer, pass, MLS_WEIGHT, c->weights->value, error)) ||
-                                 !quantize(layer, pass, MLS_ACTIVATION, c->planar_input, error)))
-        return false;
-    if (c->mode == MODE_BLAS)
-        float_convolve_forward(&f, c->weights->value, c->planar_input, c->planar_output);
-    else if (c->mode == MODE_SIMULATED)
-        float_convolve_forward(&f, c->dequantized[MLS_WEIGHT], c->dequantized[MLS_ACTIVATION], c->planar_output);
-    else
-        mls_convolution_forward(&f.shape, &c->quantized[MLS_WEIGHT], &c->quantized[MLS_ACTIVATION], c->planar_output);
-    planar_to_map(pass, c->planar_output, layer->output_shape, z, false);
-    convolutional_lap(layer, pass, PART_CONVOLVE, 1, 1);
-    return true;
-}
-
-static void backward_reference(struct layer *layer, const struct pass *pass, bool input_error_wanted)
-{
-    struct convolutional *c = layer->state;
-    struct convolution_shape shape = c->shape;
-    shape.images = pass->images;
-    mls_convolution_weight_gradient(&shape, &c->quantized[MLS_ACTIVATION], &c->quantized[MLS_ERROR], c->scratch_gradient);
-    for (size_t i = 0; i < c->weights->count; i++) c->weights->gradient[i] += c->scratch_gradient[i];
-    if (input_error_wanted)
-        mls_convolution_input_error(&shape, &c->quantized[MLS_WEIGHT], &c->quantized[MLS_ERROR], c->planar_input_error);
-}
-
-static bool backward_planar(struct layer *layer, const struct pass *pass, struct delta_target target, struct error *error)
-{
-    struct convolutional *c = layer->state;
-    struct float_convolution f = float_convolution_of(layer, pass);
-    const float *weights = c->weights->value, *input = c->planar_input, *errors = c->planar_output;
-    planar_from_map(pass, layer->delta, layer->output_shape, c->planar_output);
-    if (c->mode != MODE_BLAS && !quantize(layer, pass, MLS_ERROR, c->planar_output, error)) return false;
-    if (c->mode == MODE_SIMULATED) {
-        weights = c->dequantized[MLS_WEIGHT];
-        input = c->dequantized[MLS_ACTIVATION];
-        errors = c->dequantized[MLS_ERROR];
-    }
-    if (c->mode == MODE_REFERENCE) {
-        backward_reference(layer, pass, target.values);
-    } else {
-        float_convolve_weight_gradient(&f, input, errors, c->weights->gradient);
-        if (target.values) float_convolve_input_error(&f, weights, errors, c->planar_input_error, false);
-    }
-    convolutional_lap(layer, pass, PART_WEIGHT_GRADIENT, 1, 1);
-    if (target.values) planar_to_map(pass, c->planar_input_error, layer->input_shape, target.values, target.accumulate);
-    for (int image = 0; target.done.function && image < pass->images; image++) target.done.function(target.done.context, image);
-    return true;
-}
-
-// ---------------------------------------------------------------------------------------------
-// Rounded
 
 // The map rounded, or as it is where its operand is left in fp32; *rounded is what the direct kernels read.
 static bool round_map(struct layer *layer, const struct pass *pass, enum mls_operand operand, const struct source *map, float *values,
                       struct source *rounded, struct error *error)
 {
     const struct convolutional *c = layer->state;
-    struct mls_format format = c->formats[operand];
-    if (!pass->training) format.rounding = MLS_NEAREST;
+    const struct mls_format format = format_of(c, pass, operand);
     struct rounded_request request = {.format = layer->network->plain_operands >> operand & 1 ? NULL : &format, .operand = operand,
                                       .convolution_groups = c->shape.groups, .tensor_key = key_of(layer, pass, operand),
                                       .maxima = operand == MLS_ACTIVATION ? known_maximum(layer) : NULL};
@@ -234,14 +154,29 @@ static bool round_map(struct layer *layer, const struct pass *pass, enum mls_ope
     return rounded_map(&request, pass->pool, map, values, error) || error_prefix(error, "%s", operand_prefixes[operand]);
 }
 
+static bool round_weights(struct layer *layer, const struct pass *pass, struct error *error)
+{
+    struct convolutional *c = layer->state;
+    const struct mls_format format = format_of(c, pass, MLS_WEIGHT);
+    int dims[4];
+    operand_dims(c, pass, MLS_WEIGHT, dims);
+    if (layer->network->plain_operands >> MLS_WEIGHT & 1) {
+        memcpy(c->rounded_weights, c->weights->value, c->weights->count * sizeof(float));
+        return true;
+    }
+    return mls_simulate(&format, MLS_WEIGHT, c->weights->value, dims, c->shape.groups, key_of(layer, pass, MLS_WEIGHT), pass->pool,
+                        c->rounded_weights, error) ||
+           error_prefix(error, "%s", operand_prefixes[MLS_WEIGHT]);
+}
+
 static bool forward_rounded(struct layer *layer, const struct pass *pass, float *z, struct image_done done, struct error *error)
 {
     struct convolutional *c = layer->state;
     struct source input = input_source(layer), rounded;
-    if (!quantize(layer, pass, MLS_WEIGHT, c->weights->value, error)) return false;
+    if (!round_weights(layer, pass, error)) return false;
     convolutional_lap(layer, pass, PART_QUANTIZE_WEIGHTS, 0, 0);
     if (!round_map(layer, pass, MLS_ACTIVATION, &input, c->rounded_input, &rounded, error) ||
-        !direct_forward(c->direct, pass->pool, pass->images, c->dequantized[MLS_WEIGHT], &rounded, z, done, error))
+        !direct_forward(c->direct, pass->pool, pass->images, c->rounded_weights, &rounded, z, done, error))
         return false;
     convolutional_lap(layer, pass, PART_CONVOLVE, 3, 1);
     return true;
@@ -261,6 +196,59 @@ static bool backward_rounded(struct layer *layer, const struct pass *pass, struc
 }
 
 // ---------------------------------------------------------------------------------------------
+// Reference
+
+static struct convolution_shape shape_of(const struct convolutional *c, const struct pass *pass)
+{
+    struct convolution_shape shape = c->shape;
+    shape.images = pass->images;
+    return shape;
+}
+
+static bool quantize(struct layer *layer, const struct pass *pass, enum mls_operand operand, const float *values, struct error *error)
+{
+    struct convolutional *c = layer->state;
+    const struct mls_format format = format_of(c, pass, operand);
+    int dims[4];
+    operand_dims(c, pass, operand, dims);
+    mls_tensor_release(&c->quantized[operand]);
+    return mls_quantize(&format, operand, values, dims, c->shape.groups, key_of(layer, pass, operand), &c->quantized[operand], error) ||
+           error_prefix(error, "%s", operand_prefixes[operand]);
+}
+
+static bool forward_reference(struct layer *layer, const struct pass *pass, float *z, struct error *error)
+{
+    struct convolutional *c = layer->state;
+    const struct convolution_shape shape = shape_of(c, pass);
+    planar_from_map(pass, layer_input(layer, 0), layer->input_shape, c->planar_input);
+    if ((!pass->same_weights && !quantize(layer, pass, MLS_WEIGHT, c->weights->value, error)) ||
+        !quantize(layer, pass, MLS_ACTIVATION, c->planar_input, error))
+        return false;
+    mls_convolution_forward(&shape, &c->quantized[MLS_WEIGHT], &c->quantized[MLS_ACTIVATION], c->planar_output);
+    planar_to_map(pass, c->planar_output, layer->output_shape, z, false);
+    convolutional_lap(layer, pass, PART_CONVOLVE, 1, 1);
+    return true;
+}
+
+static bool backward_reference(struct layer *layer, const struct pass *pass, struct delta_target target, struct error *error)
+{
+    struct convolutional *c = layer->state;
+    const struct convolution_shape shape = shape_of(c, pass);
+    planar_from_map(pass, layer->delta, layer->output_shape, c->planar_output);
+    if (!quantize(layer, pass, MLS_ERROR, c->planar_output, error)) return false;
+    mls_convolution_weight_gradient(&shape, &c->quantized[MLS_ACTIVATION], &c->quantized[MLS_ERROR], c->scratch_gradient);
+    for (size_t i = 0; i < c->weights->count; i++) c->weights->gradient[i] += c->scratch_gradient[i];
+    convolutional_lap(layer, pass, PART_WEIGHT_GRADIENT, 1, 1);
+    if (target.values) {
+        mls_convolution_input_error(&shape, &c->quantized[MLS_WEIGHT], &c->quantized[MLS_ERROR], c->planar_input_error);
+        planar_to_map(pass, c->planar_input_error, layer->input_shape, target.values, target.accumulate);
+        convolutional_lap(layer, pass, PART_INPUT_ERROR, 1, 1);
+    }
+    for (int image = 0; target.done.function && image < pass->images; image++) target.done.function(target.done.context, image);
+    return true;
+}
+
+// ---------------------------------------------------------------------------------------------
 
 bool convolutional_forward_mode(struct layer *layer, const struct pass *pass, float *z, struct image_done done, struct error *error)
 {
@@ -268,7 +256,7 @@ bool convolutional_forward_mode(struct layer *layer, const struct pass *pass, fl
     if (c->mode == MODE_PACKED) return forward_packed(layer, pass, z, done, error);
     if (c->mode == MODE_DIRECT) return forward_direct(layer, pass, z, done, error);
     if (c->mode == MODE_ROUNDED) return forward_rounded(layer, pass, z, done, error);
-    return forward_planar(layer, pass, z, error);
+    return forward_reference(layer, pass, z, error);
 }
 
 bool convolutional_backward_mode(struct layer *layer, const struct pass *pass, struct delta_target target, struct error *error)
@@ -277,5 +265,5 @@ bool convolutional_backward_mode(struct layer *layer, const struct pass *pass, s
     if (c->mode == MODE_PACKED) return backward_packed(layer, pass, target, error);
     if (c->mode == MODE_DIRECT) return backward_direct(layer, pass, target);
     if (c->mode == MODE_ROUNDED) return backward_rounded(layer, pass, target, error);
-    return backward_planar(layer, pass, target, error);
+    return backward_reference(layer, pass, target, error);
 }
