@@ -82,7 +82,7 @@ static void check_tensor(const struct case_of_format *c, enum mls_operand operan
 
 static void check_shapes(const struct case_of_format *c, struct thread_pool *pool)
 {
-    static const int shapes[][4] = {{3, 80, 13, 11}, {2, 5, 3, 3}, {2, 33, 1, 1}, {1, 16, 9, 17}, {2, 64, 3, 2}};
+    static const int shapes[][4] = {{3, 80, 13, 11}, {2, 5, 3, 3}, {2, 33, 1, 1}, {1, 16, 9, 17}, {2, 64, 3, 2}, {2, 96, 2, 3}};
     static const int weights[4] = {19, 35, 3, 3};
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
         for (int operand = MLS_ACTIVATION; operand <= MLS_ERROR; operand++) {
