@@ -663,6 +663,11 @@ static void check_direct(const struct kernel_set *set, const struct convolution_
 static void test_direct(void **state)
 {
     const struct kernel_set *set = set_or_skip(state);
+    struct error error;
+    const struct direct_request large = {.kernels = set, .shape = {.images = 1, .in_channels = 40000, .in_height = 255, .in_width = 255, .out_channels = 1,
+                                         .out_height = 1, .out_width = 1, .kernel_height = 255, .kernel_width = 255, .stride = 1, .groups = 1}};
+    assert_null(direct_create(&large, &error));
+    assert_string_equal(error.message, "2601000000 weights: expected at most 2147483647");
     for (uint64_t round = 0; round < 160; round++) {
         struct test_case test = random_case(9000 + round, round >= 100 ? GROUPED : round >= 60 ? DEPTHWISE : UNGROUPED);
         if (round % 7 == 6) { // outputs that see nothing but padding

@@ -3,10 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-static int smaller(int a, int b)
-{
-    return a < b ? a : b;
-}
+#include "base/integers.h"
 
 static float uniform(struct random_stream *stream, float low, float high)
 {

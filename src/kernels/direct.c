@@ -1,3 +1,6 @@
+#include <stdint.h>
+
+#include "base/integers.h"
 #include "base/memory.h"
 #include "kernels/depthwise.h"
 #include "kernels/direct_internal.h"
@@ -43,11 +46,6 @@ struct direction {
     int outputs, reduced;
     int output_stride, reduced_stride;
 };
-
-static int smaller(int a, int b)
-{
-    return a < b ? a : b;
-}
 
 // The reduced channels of a block of outputs. A depthwise convolution has one of vectors, named by its first channel, for all blocks.
 static struct range reduced_of(const struct direct_convolution *direct, const struct direction *d, int block)
@@ -185,8 +183,16 @@ static bool create_all(struct direct_convolution *direct, struct error *error)
     return create_backward(direct, error) && (direct->partial = take(direct, partial, sizeof(float), error)) != NULL;
 }
 
+// An index of a weight is an int, and no block of outputs has more terms than there are weights.
+static bool fits(const struct convolution_shape *s, struct error *error)
+{
+    double weights = (double)s->out_channels * (s->in_channels / s->groups) * s->kernel_height * s->kernel_width;
+    return weights <= INT32_MAX || error_set(error, "%.0f weights: expected at most %d", weights, INT32_MAX);
+}
+
 struct direct_convolution *direct_create(const struct direct_request *request, struct error *error)
 {
+    if (!fits(&request->shape, error)) return NULL;
     struct direct_convolution *direct = memory_allocate(1, sizeof *direct, error);
     if (!direct) return NULL;
     direct->request = *request;
@@ -239,17 +245,33 @@ static float *weights_of(const struct phase *phase, int block)
     return phase->weights + (size_t)block * (size_t)phase->most_terms * BLOCK_CHANNELS;
 }
 
-static void pack_weights(const struct phase *phase, const float *weights, int outputs)
+static void pack_block(const struct phase *phase, const float *weights, int block)
 {
-    for (int block = 0; block < blocked_count(outputs); block++) {
-        const struct range terms = phase->block_terms[block];
-        float *to = weights_of(phase, block);
-        for (int t = terms.first; t < terms.end; t++)
-            for (int o = block * BLOCK_CHANNELS; o < (block + 1) * BLOCK_CHANNELS; o++) {
-                bool exists = o >= phase->outputs[t].first && o < phase->outputs[t].end;
-                *to++ = exists ? weights[(size_t)o * (size_t)phase->output_stride + (size_t)phase->codes[t]] : 0;
-            }
-    }
+    const struct range terms = phase->block_terms[block];
+    float *to = weights_of(phase, block);
+    for (int t = terms.first; t < terms.end; t++)
+        for (int o = block * BLOCK_CHANNELS; o < (block + 1) * BLOCK_CHANNELS; o++) {
+            bool exists = o >= phase->outputs[t].first && o < phase->outputs[t].end;
+            *to++ = exists ? weights[(size_t)o * (size_t)phase->output_stride + (size_t)phase->codes[t]] : 0;
+        }
+}
+
+struct packing {
+    const struct direct_convolution *direct;
+    const float *weights;
+};
+
+// Blocks of the forward pass, then those of each backward phase.
+static void pack_task(void *context, int task, int thread)
+{
+    (void)thread;
+    const struct packing *packing = context;
+    const struct direct_convolution *direct = packing->direct;
+    const int forward_blocks = direct->errors.blocks, backward_blocks = direct->input.blocks;
+    if (task < forward_blocks)
+        pack_block(&direct->forward, packing->weights, task);
+    else
+        pack_block(&direct->backward[(task - forward_blocks) / backward_blocks], packing->weights, (task - forward_blocks) % backward_blocks);
 }
 
 // Of the map that a phase writes, [images][blocks][height][width][16].
@@ -314,11 +336,6 @@ static void convolve_phase(const struct work *work, const struct phase *phase, c
     }
 }
 
-static int ceil_of(int count, int each)
-{
-    return (count + each - 1) / each;
-}
-
 // As many tasks for each thread, and no more images in one than may be together.
 static void run_images(struct work *work, struct thread_pool *pool, thread_task function)
 {
@@ -364,10 +381,9 @@ static void backward_task(void *context, int task, int thread)
 bool direct_forward(struct direct_convolution *direct, struct thread_pool *pool, int images, const float *weights,
                     const struct source *input, float *output, struct image_done done, struct error *error)
 {
-    const struct convolution_shape *s = &direct->request.shape;
     if (!prepare_scratch(direct, pool, error)) return false;
-    pack_weights(&direct->forward, weights, s->out_channels);
-    for (int i = 0; i < direct->backward_phases; i++) pack_weights(&direct->backward[i], weights, s->in_channels);
+    thread_pool_run(pool, direct->errors.blocks + direct->backward_phases * direct->input.blocks, pack_task,
+                    &(struct packing){direct, weights});
     struct work work = {.direct = direct, .input = input, .output = output, .done = done, .images = images};
     run_images(&work, pool, forward_task);
     return true;

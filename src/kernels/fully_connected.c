@@ -1,12 +1,13 @@
 #include "kernels/fully_connected.h"
 
+#include "base/integers.h"
 #include "base/vector.h"
 
 #define OUTPUTS_OF_TASK 4
 #define INPUTS_AT_ONCE 512
-#define ROWS_AT_ONCE 4     // in registers
-#define TERMS_AT_ONCE 16   // so many rows of INPUTS_AT_ONCE numbers stay in a near cache, however far apart they are
-#define HALVES 2            // of a block: base/vector.h
+#define ROWS_AT_ONCE 4   // in registers
+#define TERMS_AT_ONCE 16 // so many rows of INPUTS_AT_ONCE numbers stay in a near cache, however far apart they are
+#define HALVES 2         // of a block: base/vector.h
 #define PART FULLY_CONNECTED_PART
 
 struct work {
@@ -15,16 +16,6 @@ struct work {
     float *result;
     bool accumulate;
 };
-
-static int smaller(int a, int b)
-{
-    return a < b ? a : b;
-}
-
-static int ceil_of(int count, int each)
-{
-    return (count + each - 1) / each;
-}
 
 // Half a block of which `count` numbers are left in the row, which may be less or more than there is room for.
 VECTOR_INLINE half_float load(const float *from, int count)
