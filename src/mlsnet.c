@@ -19,7 +19,6 @@
 
 #define MOST_ELEMENTS 0x1p40 // of a tensor: more cannot be there, and its bytes are a number of 64 bits
 
-
 const char *mlsnet_version(void)
 {
     return MLSNET_VERSION;

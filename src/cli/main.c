@@ -10,7 +10,6 @@
 #define MLSNET_VERSION "unknown"
 #endif
 
-
 static const struct command commands[] = {
     {"train", "CFG", "train a network", command_train},
     {"eval", "CFG CHECKPOINT", "top-1, top-5, loss, per-class figures over the test set", command_eval},

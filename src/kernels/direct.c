@@ -183,16 +183,18 @@ static bool create_all(struct direct_convolution *direct, struct error *error)
     return create_backward(direct, error) && (direct->partial = take(direct, partial, sizeof(float), error)) != NULL;
 }
 
-// An index of a weight is an int, and no block of outputs has more terms than there are weights.
-static bool fits(const struct convolution_shape *s, struct error *error)
+bool direct_fits(const struct convolution_shape *s, struct error *error)
 {
-    double weights = (double)s->out_channels * (s->in_channels / s->groups) * s->kernel_height * s->kernel_width;
-    return weights <= INT32_MAX || error_set(error, "%.0f weights: expected at most %d", weights, INT32_MAX);
+    const int channels = s->in_channels > s->out_channels ? s->in_channels : s->out_channels;
+    const double window = (double)s->kernel_height * s->kernel_width, weights = (double)s->out_channels * (s->in_channels / s->groups) * window;
+    if (weights > INT32_MAX) return error_set(error, "%.0f weights: expected at most %d", weights, INT32_MAX);
+    return channels * window <= INT32_MAX / BLOCK_CHANNELS ||
+           error_set(error, "%d channels with a window of %dx%d: expected a product of at most %d", channels, s->kernel_height, s->kernel_width,
+                     INT32_MAX / BLOCK_CHANNELS);
 }
 
 struct direct_convolution *direct_create(const struct direct_request *request, struct error *error)
 {
-    if (!fits(&request->shape, error)) return NULL;
     struct direct_convolution *direct = memory_allocate(1, sizeof *direct, error);
     if (!direct) return NULL;
     direct->request = *request;

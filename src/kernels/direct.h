@@ -14,6 +14,9 @@ struct direct_request {
     bool planar_input;              // the input is [images][channels][height][width]: the network's own; not for depthwise convolutions
     bool for_training;
 };
+// Whether indices of weights are ints, and those of the packed weights of a block of outputs. To be asked before all else: a layer that
+// does not fit is not made, in whatever way it computes.
+bool direct_fits(const struct convolution_shape *shape, struct error *error);
 struct direct_convolution *direct_create(const struct direct_request *request, struct error *error);
 void direct_destroy(struct direct_convolution *direct);
 size_t direct_memory(const struct direct_convolution *direct); // bytes

@@ -28,9 +28,8 @@ struct phase {
     struct range *block_terms; // [output block]
     int terms, most_terms;     // of all blocks; the most of one
     size_t *offsets;           // [terms]
-    int *codes;                // [terms]: index of the weight of output 0
-    struct range *outputs;     // [terms]: the outputs of the term's convolution group; the weights of others are 0
-    int output_stride;         // from an output's weight to the next one's
+    int *codes, output_stride; // [terms]: the weight of output o is at o * output_stride + code
+    struct range *outputs;     // [terms]: the outputs of the term's convolution group; others have no such weight
     float *weights;            // [output block][most_terms][16]
 };
 

@@ -283,23 +283,27 @@ static void round_microscaling(void *context, int image, int thread)
 
 // Convolution groups of several channels, in which scales do not belong to whole blocks.
 
-// Channels first to end - 1 at one pixel of an image.
-static bool round_channels(const struct work *w, int image, int first, int end, size_t pixel)
+// Some channels of an image, that share a scale at each pixel.
+static bool round_channels(const struct work *w, int image, int first, int channels)
 {
     const struct standard_rounding r = standard_rounding_of(w->element);
     const bool stochastic = w->request->format->rounding == MLS_STOCHASTIC;
-    int32_t largest = 0;
-    for (int c = first; c < end; c++) {
-        int32_t bits = magnitude_bits(*value_at(w, image, c, pixel));
-        largest = bits > largest ? bits : largest;
-    }
-    if (largest >= NOT_FINITE) return false;
-    const int exponent = microscaling_exponent(w->element->emax, largest);
-    for (int c = first; c < end; c++) {
-        float *x = value_at(w, image, c, pixel);
-        uint64_t plane = (uint64_t)image * (uint64_t)w->channels + (uint64_t)c;
-        uint32_t hash = stochastic ? mls_random_hash(mls_plane_keys_of(w->request->tensor_key, plane), (uint32_t)pixel) : 0;
-        *x = round_standard(&r, *x, power_of_two(-exponent), stochastic, hash) * power_of_two(exponent);
+    struct mls_plane_keys keys[MICROSCALING_BLOCK];
+    for (int c = 0; c < channels; c++)
+        keys[c] = mls_plane_keys_of(w->request->tensor_key, (uint64_t)image * (uint64_t)w->channels + (uint64_t)(first + c));
+    for (size_t pixel = 0; pixel < w->pixels; pixel++) {
+        int32_t largest = 0;
+        for (int c = 0; c < channels; c++) {
+            int32_t bits = magnitude_bits(*value_at(w, image, first + c, pixel));
+            largest = bits > largest ? bits : largest;
+        }
+        if (largest >= NOT_FINITE) return false;
+        const int exponent = microscaling_exponent(w->element->emax, largest);
+        for (int c = 0; c < channels; c++) {
+            float *x = value_at(w, image, first + c, pixel);
+            uint32_t hash = stochastic ? mls_random_hash(keys[c], (uint32_t)pixel) : 0;
+            *x = round_standard(&r, *x, power_of_two(-exponent), stochastic, hash) * power_of_two(exponent);
+        }
     }
     return true;
 }
@@ -312,8 +316,7 @@ static void round_grouped_microscaling(void *context, int image, int thread)
     for (int first = 0, end; first < w->channels && !w->failed; first = end) {
         int group_end = (first / group + 1) * group;
         end = first + MICROSCALING_BLOCK < group_end ? first + MICROSCALING_BLOCK : group_end;
-        for (size_t pixel = 0; pixel < w->pixels; pixel++)
-            if (!round_channels(w, image, first, end, pixel)) w->failed = true;
+        if (!round_channels(w, image, first, end - first)) w->failed = true;
     }
 }
 

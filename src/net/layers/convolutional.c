@@ -57,9 +57,11 @@ static bool choose_mode(struct layer *layer, struct convolutional *c, const stru
     unsigned plain = layer->network->plain_operands & MLS_ALL_OPERANDS;
     if (!mls || plain == MLS_ALL_OPERANDS) return true;
     bool fits = mls_fits_int8(&c->formats[0]) && mls_fits_int8(&c->formats[1]) && mls_fits_int8(&c->formats[2]);
-    c->mode = !fits || plain                                       ? MODE_ROUNDED
-              : packed_supports(&c->shape, c->formats, &c->reason) ? MODE_PACKED
-                                                                   : MODE_REFERENCE;
+    c->mode = MODE_REFERENCE;
+    if (!fits || plain)
+        c->mode = MODE_ROUNDED;
+    else if (packed_supports(&c->shape, c->formats, NULL))
+        c->mode = MODE_PACKED;
     return true;
 }
 
@@ -174,7 +176,7 @@ static bool create(struct layer *layer, struct diagnostics *diagnostics)
                                           .padding = settings->pad ? settings->size / 2 : settings->padding,
                                           .groups = settings->groups};
     struct error error;
-    if (!convolution_shape_complete(&c->shape, &error)) {
+    if (!convolution_shape_complete(&c->shape, &error) || !direct_fits(&c->shape, &error)) {
         diagnostics_add(diagnostics, layer->section->line, layer->section->name, "%s", error.message);
         return false;
     }
@@ -183,8 +185,8 @@ static bool create(struct layer *layer, struct diagnostics *diagnostics)
     if (!choose_mode(layer, c, settings, diagnostics) || !add_parameters(layer, c, diagnostics) || !create_mode(layer, c, diagnostics))
         return false;
     set_abilities(layer, c);
-    if (!c->normalize) return true;
-    layer->wants_raw = true; // z
+    layer->wants_raw = c->normalize; // z
+    if (!c->normalize || c->mode != MODE_PACKED) return true;
     size_t planes = (size_t)layer->network->max_images * blocked_channels(settings->filters);
     return (c->error_bounds = layer_allocate(layer, planes, sizeof(float), diagnostics)) != NULL;
 }

@@ -23,7 +23,6 @@ enum mode { MODE_DIRECT, MODE_PACKED, MODE_ROUNDED, MODE_REFERENCE };
 
 struct convolutional {
     enum mode mode;
-    const char *reason; // why not MODE_PACKED
     struct convolution_shape shape;
     struct mls_format formats[3];
     enum activation activation;

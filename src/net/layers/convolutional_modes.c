@@ -173,7 +173,7 @@ static bool forward_rounded(struct layer *layer, const struct pass *pass, float 
 {
     struct convolutional *c = layer->state;
     struct source input = input_source(layer), rounded;
-    if (!round_weights(layer, pass, error)) return false;
+    if (!pass->same_weights && !round_weights(layer, pass, error)) return false;
     convolutional_lap(layer, pass, PART_QUANTIZE_WEIGHTS, 0, 0);
     if (!round_map(layer, pass, MLS_ACTIVATION, &input, c->rounded_input, &rounded, error) ||
         !direct_forward(c->direct, pass->pool, pass->images, c->rounded_weights, &rounded, z, done, error))
