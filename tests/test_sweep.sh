@@ -130,16 +130,14 @@ END
 long=(--over mantissa=1,2 --epochs 120)
 sweep whole "${long[@]}" >/dev/null 2>&1
 same() { for run in fp32 mantissa=1 mantissa=2; do cmp -s "$work/whole/$run/seed1/last.safetensors" "$work/$1/$run/seed1/last.safetensors" || return 1; done; }
-wait_for_epochs() { # until the run in the middle has some
-  for _ in $(seq 600); do
-    [ "$(wc -l 2>/dev/null <"$work/$1/mantissa=1/seed1/log.csv")" -gt 5 ] 2>/dev/null && return
-    sleep 0.01
-  done
+is_running() { [ "$(sed 's/.*) \(.\).*/\1/' "/proc/$1/stat" || echo Z)" != Z ]; } # not there or a zombie: it has ended
+wait_for_epochs() { # of sweep $1, process $2: until the run in the middle has some, however slow this machine is
+  while is_running "$2" && ! [ "$(wc -l <"$work/$1/mantissa=1/seed1/log.csv")" -gt 5 ]; do sleep 0.01; done
 }
 for signal in KILL INT; do
   "$MLSNET" sweep "$cfg" --output "$work/$signal" --no-pictures "${long[@]}" >"$work/out" 2>"$work/$signal.err" & # a function would be a shell
   pid=$!
-  wait_for_epochs $signal 2>/dev/null
+  wait_for_epochs $signal $pid 2>/dev/null
   kill -$signal $pid
   wait $pid
   status=$?
@@ -169,7 +167,7 @@ END
 # A run that is killed from outside, by the system when memory runs out for example.
 "$MLSNET" sweep "$cfg" --output "$work/killed" --no-pictures --no-fp32 "${long[@]}" >"$work/out" 2>"$work/err" &
 pid=$!
-wait_for_epochs killed 2>/dev/null
+wait_for_epochs killed $pid 2>/dev/null
 kill -KILL $(cat /proc/$pid/task/$pid/children)
 wait $pid
 check "a killed run: status 1, said, and the rest was done" bash -c "[ $? = 1 ] && [ -e $work/killed/mantissa=2/seed1/summary.json ] &&
