@@ -104,4 +104,4 @@ clean:
 
 .PHONY: all help programs test quickstart bench fuzz fuzz-programs clean
 .SECONDARY:
--include $(shell find build -name '*.d' 2>/dev/null)
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
