@@ -253,7 +253,7 @@ static void pack_block(const struct phase *phase, const float *weights, int bloc
     float *to = weights_of(phase, block);
     for (int t = terms.first; t < terms.end; t++)
         for (int o = block * BLOCK_CHANNELS; o < (block + 1) * BLOCK_CHANNELS; o++) {
-            bool exists = o >= phase->outputs[t].first && o < phase->outputs[t].end;
+            const bool exists = range_has(phase->outputs[t], o);
             *to++ = exists ? weights[(size_t)o * (size_t)phase->output_stride + (size_t)phase->codes[t]] : 0;
         }
 }

@@ -87,7 +87,7 @@ static void sum_task(void *context, int block, int thread)
         for (int i = 0, o = block * BLOCK_CHANNELS; i < BLOCK_CHANNELS; i++, o++) {
             const float *from = partial_of(direct, chunk, block) + i;
             for (int t = terms.first; t < terms.end; t++, from += BLOCK_CHANNELS)
-                if (o >= forward->outputs[t].first && o < forward->outputs[t].end)
+                if (range_has(forward->outputs[t], o))
                     work->output[(size_t)o * (size_t)forward->output_stride + (size_t)forward->codes[t]] += *from;
         }
 }

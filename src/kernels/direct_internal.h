@@ -20,6 +20,11 @@ struct range {
     int first, end;
 };
 
+static inline bool range_has(struct range range, int i)
+{
+    return i >= range.first && i < range.end;
+}
+
 // A set of outputs that share their window (packed_internal.h, struct phase). Output (j, i) is pixel (first_y + j * step,
 // first_x + i * step) and reads the padded map from pixel (j * stride, i * stride).
 struct phase {
