@@ -518,6 +518,27 @@ static void gradient_images_sums_avx2(const struct gradient_job *job, int64_t *s
     for (int n = 0; n < job->images; n++, gradient_next_image(&one)) gradient_image_avx2(&one, NULL, sums);
 }
 
+// Half of the 16 input channels.
+INLINE void add_half_products(const struct products_job *job, int half, float *totals)
+{
+    for (int n = 0; n < job->images; n++) {
+        const float *products = job->products + (size_t)n * job->image_products + 8 * half;
+        const __m256 in_scales = _mm256_loadu_ps(job->in_scales + (size_t)n * job->image_in_scales + 8 * half);
+        __m256 scales[GRADIENT_CHANNELS];
+        for (int c = 0; c < GRADIENT_CHANNELS; c++)
+            scales[c] = _mm256_mul_ps(in_scales, _mm256_set1_ps(job->out_scales[(size_t)n * job->image_out_scales + (size_t)c]));
+        for (int row = 0; row < job->taps * GRADIENT_CHANNELS; row++, products += BLOCK_CHANNELS) {
+            float *to = totals + row * BLOCK_CHANNELS + 8 * half;
+            _mm256_storeu_ps(to, _mm256_fmadd_ps(_mm256_loadu_ps(products), scales[row % GRADIENT_CHANNELS], _mm256_loadu_ps(to)));
+        }
+    }
+}
+
+static void add_image_products_avx2(const struct products_job *job, float *totals)
+{
+    for (int half = 0; half < 2; half++) add_half_products(job, half, totals);
+}
+
 // ---------------------------------------------------------------------------------------------
 // Peaks
 
@@ -568,6 +589,7 @@ const struct kernel_set kernels_avx2 = {
     .winograd_rows = winograd_rows_avx2,
     .gradient_images = gradient_images_avx2,
     .gradient_images_sums = gradient_images_sums_avx2,
+    .add_image_products = add_image_products_avx2,
     .depthwise_row = depthwise_row_plain,
     .depthwise_gradient = depthwise_gradient_plain,
     .direct_row = direct_row_avx2,

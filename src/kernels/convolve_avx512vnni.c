@@ -490,6 +490,23 @@ static void gradient_images_sums_avx512vnni(const struct gradient_job *job, int6
     for (int n = 0; n < job->images; n++, gradient_next_image(&one)) gradient_image_sums_avx512vnni(&one, sums);
 }
 
+static void add_image_products_avx512(const struct products_job *job, float *totals)
+{
+    for (int n = 0; n < job->images; n++) {
+        const float *products = job->products + (size_t)n * job->image_products, *out_scales = job->out_scales + (size_t)n * job->image_out_scales;
+        const __m512 in_scales = _mm512_loadu_ps(job->in_scales + (size_t)n * job->image_in_scales);
+        __m512 scales[GRADIENT_CHANNELS];
+#pragma GCC unroll 8
+        for (int c = 0; c < GRADIENT_CHANNELS; c++) scales[c] = _mm512_mul_ps(in_scales, _mm512_set1_ps(out_scales[c]));
+        for (int tap = 0; tap < job->taps; tap++)
+#pragma GCC unroll 8
+            for (int c = 0; c < GRADIENT_CHANNELS; c++) {
+                const int at = (tap * GRADIENT_CHANNELS + c) * BLOCK_CHANNELS;
+                _mm512_storeu_ps(totals + at, _mm512_fmadd_ps(_mm512_loadu_ps(products + at), scales[c], _mm512_loadu_ps(totals + at)));
+            }
+    }
+}
+
 // ---------------------------------------------------------------------------------------------
 // Peaks
 
@@ -539,6 +556,7 @@ const struct kernel_set kernels_avx512vnni = {
     .winograd_gradient = winograd_gradient_avx512vnni,
     .gradient_images = gradient_images_avx512vnni,
     .gradient_images_sums = gradient_images_sums_avx512vnni,
+    .add_image_products = add_image_products_avx512,
     .depthwise_row = depthwise_row_avx512vnni,
     .depthwise_gradient = depthwise_gradient_avx512vnni,
     .direct_row = direct_row_avx512,

@@ -16,7 +16,7 @@ struct fetch_region {
 };
 
 struct fetch {
-    struct fetch_region regions[3];
+    struct fetch_region regions[4];
     int count;    // of regions
     size_t step;  // bytes to fetch at a time
     int region;   // where it is

@@ -147,6 +147,16 @@ struct winograd_gradient_job {
     const float *out_scales;      // [8]
 };
 
+// A tile of the weight gradient: what the images add to it, where P of each is known. 16 input channels x 8 output channels.
+struct products_job {
+    int images;                   // one after the other, at these distances
+    size_t image_products, image_in_scales, image_out_scales;
+    int taps;
+    const float *products;        // (float)P, [taps][8][16]
+    const float *in_scales;       // [16]
+    const float *out_scales;      // [8]
+};
+
 // Depthwise convolution: a row of neighbouring outputs of one block. A lane is a channel. A quad is a run of up to 4 taps that lie
 // side by side in the input.
 struct depthwise_job {
@@ -250,6 +260,8 @@ struct kernel_set {
     // The same for 9 taps. NULL: there is none, nor a winograd_errors.
     void (*winograd_errors)(const struct winograd_errors_job *job);
     void (*winograd_gradient)(const struct winograd_gradient_job *job, float *totals);
+    // The same from (float)P.
+    void (*add_image_products)(const struct products_job *job, float *totals);
     // sums[tap][out channel][16] += P
     void (*gradient_images_sums)(const struct gradient_job *job, int64_t *sums);
     // output + pixel * output_step [16]: = or += factor * ((float)P * scale).

@@ -83,7 +83,8 @@ static size_t weight_bytes(const struct packed_convolution *packed)
 size_t packed_workspace_bytes(const struct packed_convolution *packed)
 {
     const struct packed_map *map = &packed->errors;
-    size_t bytes = (map->passing ? 0 : map->pixels_size) + map->quads_size, weights = 2 * weight_bytes(packed);
+    size_t quads = packed->gradient_by_image ? gradient_product_bytes(packed) : map->quads_size, weights = 2 * weight_bytes(packed);
+    size_t bytes = (map->passing ? 0 : map->pixels_size) + quads;
     return bytes > weights ? bytes : weights;
 }
 
@@ -93,7 +94,10 @@ void packed_use_workspace(struct packed_convolution *packed, void *workspace)
     uint8_t *bytes = workspace;
     packed->weight_codes = workspace;
     packed->weight_planes = packed->weight_codes + weight_bytes(packed);
-    if (map->quads_size) map->quads = (int8_t *)bytes;
+    if (packed->gradient_by_image)
+        packed->products = workspace;
+    else if (map->quads_size)
+        map->quads = (int8_t *)bytes;
     if (map->passing || !map->pixels_size) return;
     map->pixels = bytes + map->quads_size;
     map->shared = true;
@@ -375,6 +379,7 @@ static bool create_gradient(struct packed_convolution *packed, struct error *err
     for (int k = 0; k < s->kernel_height * s->kernel_width; k++)
         packed->gradient_offsets[k] = (size_t)(k / s->kernel_width) * packed->activations.row_bytes + (size_t)(k % s->kernel_width) * BLOCK_CHANNELS;
     packed->gradient_one_group = packed->activations.grouping.blocks[0] == 1 && packed->errors.grouping.blocks[0] == 1;
+    packed->gradient_by_image = packed->errors.quads_passing = gradient_by_image_fits(packed);
     return true;
 }
 
@@ -479,7 +484,12 @@ struct packed_scratch packed_scratch_of(const struct packed_convolution *packed,
 static bool create_passing(const struct packed_convolution *packed, const struct direction *direction, struct packed_map *map, int threads,
                            struct error *error)
 {
-    size_t size = map_bytes(packed, (size_t)threads * (size_t)direction->together * map->image_bytes);
+    const size_t images = (size_t)threads * (size_t)direction->together, size = map_bytes(packed, images * map->image_bytes);
+    if (map->quads_passing) {
+        memory_release(map->quads);
+        map->quads = memory_allocate(map_bytes(packed, images * (size_t)map->blocks * map->quads_block), 1, error);
+        if (!map->quads) return false;
+    }
     return create_bytes(map, map->passing && map->pixels_size ? size : 0, &map->pixels, error) &&
            create_bytes(map, direction->planar ? size : 0, &map->planes, error);
 }
@@ -543,6 +553,7 @@ void packed_destroy(struct packed_convolution *packed)
     memory_release(packed->activations.pixels);
     memory_release(packed->activations.planes);
     if (packed->errors.passing) memory_release(packed->errors.pixels);
+    if (packed->errors.quads_passing) memory_release(packed->errors.quads);
     memory_release(packed->errors.planes);
     memory_release(packed->workspace);
     destroy_map(&packed->activations);

@@ -28,6 +28,11 @@ static void fetch_row(float *const outputs[2], const struct convolve_job *job, i
         for (int i = 0; i < pixels; i++) __builtin_prefetch(outputs[b] + floats + (size_t)i * job->output_step, 1);
 }
 
+static bool computes_products(const struct convolve_work *work)
+{
+    return work->packed->gradient_by_image && work->map == &work->packed->errors;
+}
+
 // What to fetch during image `image`, spread over `calls` calls.
 static struct fetch fetch_plan(const struct convolve_work *work, int image, int calls)
 {
@@ -40,6 +45,8 @@ static struct fetch fetch_plan(const struct convolve_work *work, int image, int 
         fetch_add(&fetch, work->done.reads + (size_t)image * work->done.image_floats, work->done.image_floats * sizeof(float), 0, 1);
     if (!last) fetch_add(&fetch, source->x + next, floats * sizeof(float), 0, 1);
     if (!last && source->kind == SOURCE_ERROR) fetch_add(&fetch, source->delta + next, floats * sizeof(float), 0, 1);
+    const struct packed_map *a = &work->packed->activations;
+    if (!last && computes_products(work)) fetch_add(&fetch, a->pixels + (size_t)(image + 1) * a->image_bytes, a->image_bytes, 0, 1);
     fetch_spread(&fetch, calls, MOST_AHEAD);
     return fetch;
 }
@@ -211,6 +218,10 @@ static void convolve_task(void *context, int task, int thread)
     int first = task * d->together, end = minimum(first + d->together, work->images);
     const int place = thread * d->together; // of the first image among those at work
     for (int image = first; image < end; image++) map_quantization_image(work->quantization, image, place + image - first);
+    for (int image = first; computes_products(work) && image < end; image++) {
+        struct fetch nothing = {.count = 0};
+        gradient_image_products(work->packed, image, place + image - first, &scratch, &nothing);
+    }
     if (!work->output) return;
     const uint8_t *bytes = d->planar ? map->planes : map->pixels;
     bytes += (size_t)(d->planar || map->passing ? place : first) * map->image_bytes;

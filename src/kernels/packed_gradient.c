@@ -4,6 +4,9 @@
 // belongs to one thread, which reads all images, those that other threads wrote, too. A task is a number of neighbouring tiles; it takes as
 // many images at a time as the first cache holds of one tile, and computes all its tiles for them, so that each byte is fetched from far
 // away only once.
+//
+// Where P of all tiles takes less memory than the errors of an image, it is computed of each image by itself, by the thread that has just
+// quantized its errors, which need not be kept then; afterwards the P of all images are added, in their order.
 #include <math.h>
 #include <string.h>
 
@@ -27,28 +30,63 @@ static size_t tile_floats(const struct packed_convolution *packed)
     return (size_t)(packed->shape.kernel_height * packed->shape.kernel_width) * GRADIENT_CHANNELS * BLOCK_CHANNELS;
 }
 
+static int tiles_of_outputs(const struct packed_convolution *packed)
+{
+    return divide_up(packed->shape.out_channels, GRADIENT_CHANNELS);
+}
+
+// P of all tiles of an image.
+static size_t product_floats(const struct packed_convolution *packed)
+{
+    return (size_t)packed->activations.blocks * (size_t)tiles_of_outputs(packed) * tile_floats(packed);
+}
+
+bool gradient_by_image_fits(const struct packed_convolution *packed)
+{
+    const struct packed_map *e = &packed->errors;
+    if (!packed->request.for_training || packed->depthwise || packed->gradient_one_group) return false;
+    return product_floats(packed) * sizeof(float) <= (size_t)e->blocks * e->quads_block;
+}
+
+size_t gradient_product_bytes(const struct packed_convolution *packed)
+{
+    return packed->gradient_by_image ? (size_t)packed->shape.images * product_floats(packed) * sizeof(float) : 0;
+}
+
 // The activations are cut first: of them a task reads only its own blocks, of the errors every thread reads most.
-void gradient_plan(struct packed_convolution *packed, int threads)
+static void plan_tasks(struct packed_convolution *packed, int threads)
 {
     struct gradient_plan *plan = &packed->gradient;
-    const struct packed_map *a = &packed->activations, *e = &packed->errors;
-    *plan = (struct gradient_plan){.blocks = 1, .tiles = 1, .images = 1};
-    if (packed->depthwise) return;
-    int tiles = divide_up(packed->shape.out_channels, GRADIENT_CHANNELS), most = (int)(MOST_TOTALS / (tile_floats(packed) * sizeof(float)));
+    const struct packed_map *a = &packed->activations;
+    int tiles = tiles_of_outputs(packed), most = (int)(MOST_TOTALS / (tile_floats(packed) * sizeof(float)));
     int rows = minimum(a->blocks, MOST_TASKS * threads), columns = minimum(tiles, divide_up(LEAST_TASKS * threads, rows));
     plan->tiles = minimum(divide_up(tiles, columns), most < 1 ? 1 : most);
     plan->blocks = minimum(divide_up(a->blocks, rows), most / plan->tiles < 1 ? 1 : most / plan->tiles);
     plan->rows = divide_up(a->blocks, plan->blocks);
     plan->columns = divide_up(tiles, plan->tiles);
+    size_t bytes = (a->block_bytes + packed->errors.quads_block) * (plan->winograd ? 2 : 1);
+    if (bytes < FIRST_CACHE) plan->images = (int)(FIRST_CACHE / bytes);
+}
+
+void gradient_plan(struct packed_convolution *packed, int threads)
+{
+    struct gradient_plan *plan = &packed->gradient;
+    *plan = (struct gradient_plan){.blocks = 1, .tiles = 1, .images = 1};
+    if (packed->depthwise) return;
     plan->winograd = winograd_gradient_fits(packed);
     plan->pitch = (size_t)(packed->shape.out_width + 2) * BLOCK_CHANNELS;
-    size_t bytes = (a->block_bytes + e->quads_block) * (plan->winograd ? 2 : 1);
-    if (bytes < FIRST_CACHE) plan->images = (int)(FIRST_CACHE / bytes);
+    if (!packed->gradient_by_image) {
+        plan_tasks(packed, threads);
+        return;
+    }
+    plan->blocks = packed->activations.blocks;
+    plan->tiles = tiles_of_outputs(packed);
 }
 
 size_t gradient_floats(const struct packed_convolution *packed)
 {
-    return packed->request.for_training ? (size_t)packed->gradient.blocks * (size_t)packed->gradient.tiles * tile_floats(packed) : 0;
+    if (!packed->request.for_training) return 0;
+    return packed->gradient_by_image ? tile_floats(packed) : (size_t)packed->gradient.blocks * (size_t)packed->gradient.tiles * tile_floats(packed);
 }
 
 size_t gradient_output_blocks(const struct packed_convolution *packed)
@@ -85,32 +123,33 @@ static const uint8_t *pixels_of(const struct packed_map *a, int image, int block
     return a->pixels + (size_t)image * a->image_bytes + (size_t)block * a->block_bytes;
 }
 
-static const int8_t *errors_of(const struct packed_map *e, int image, int first_out)
+static struct gradient_images images_from(const struct packed_map *e, int first, int count)
 {
-    return e->quads + ((size_t)image * (size_t)e->blocks + (size_t)(first_out / BLOCK_CHANNELS)) * e->quads_block;
+    return (struct gradient_images){.first = first, .count = count, .quads = e->quads + (size_t)first * (size_t)e->blocks * e->quads_block};
 }
 
 // What the zero point adds for the images and outputs of a task.
-static void correct_zero_point(const struct packed_convolution *packed, const struct tile_range *t, int image, int images, int32_t *corrections)
+static void correct_zero_point(const struct packed_convolution *packed, const struct tile_range *t, const struct gradient_images *images,
+                               int32_t *corrections)
 {
     const struct packed_map *e = &packed->errors;
     const int first = t->first_tile * GRADIENT_CHANNELS / BLOCK_CHANNELS, end = minimum(blocked_count(t->end_tile * GRADIENT_CHANNELS), e->blocks);
     const size_t image_corrections = gradient_output_blocks(packed) * BLOCK_CHANNELS;
-    for (int n = 0; n < images; n++, corrections += image_corrections)
+    for (int n = 0; n < images->count; n++, corrections += image_corrections)
         for (int block = first; block < end; block++)
-            zero_point_sums(errors_of(e, image + n, block * BLOCK_CHANNELS), e->height * e->row_quads, packed->activations.zero_point,
+            zero_point_sums(gradient_errors(packed, images, n, block), e->height * e->row_quads, packed->activations.zero_point,
                             corrections + (block - first) * BLOCK_CHANNELS);
 }
 
-// Points the job at images from `image` of a tile.
-static void aim(const struct packed_convolution *packed, const struct tile_range *t, int image, int block, int first_out, const int32_t *corrections,
-                struct gradient_job *job)
+// Points the job at the images of a tile.
+static void aim(const struct packed_convolution *packed, const struct tile_range *t, const struct gradient_images *images, int block, int first_out,
+                const int32_t *corrections, struct gradient_job *job)
 {
-    const struct packed_map *a = &packed->activations, *e = &packed->errors;
-    job->pixels = pixels_of(a, image, block);
-    job->quads = errors_of(e, image, first_out) + first_out % BLOCK_CHANNELS * 4;
-    job->in_scales = a->plane_scales + ((size_t)image * (size_t)a->blocks + (size_t)block) * BLOCK_CHANNELS;
-    job->out_scales = e->plane_scales + (size_t)image * (size_t)e->blocks * BLOCK_CHANNELS + (size_t)first_out;
+    job->images = images->count;
+    job->pixels = pixels_of(&packed->activations, images->first, block);
+    job->quads = gradient_errors(packed, images, 0, first_out / BLOCK_CHANNELS) + first_out % BLOCK_CHANNELS * 4;
+    job->in_scales = gradient_in_scales(packed, images, block);
+    job->out_scales = gradient_out_scales(packed, images, first_out);
     if (corrections) job->corrections = corrections + first_out - t->first_tile * GRADIENT_CHANNELS / BLOCK_CHANNELS * BLOCK_CHANNELS;
 }
 
@@ -169,16 +208,17 @@ static struct tile_range tiles_of(const struct packed_convolution *packed, int t
                                minimum(tile + plan->tiles, divide_up(packed->shape.out_channels, GRADIENT_CHANNELS))};
 }
 
-// What `count` images from `image` have for the tiles.
-static struct fetch plan_fetch(const struct packed_convolution *packed, const struct tile_range *t, int image, int count)
+// What the images have for the tiles.
+static struct fetch plan_fetch(const struct packed_convolution *packed, const struct tile_range *t, const struct gradient_images *images)
 {
     const struct packed_map *a = &packed->activations, *e = &packed->errors;
     struct fetch fetch = {.count = 0};
+    const int count = images->count;
     if (count <= 0) return fetch;
     int first_out = t->first_tile * GRADIENT_CHANNELS, end_out = t->end_tile * GRADIENT_CHANNELS;
     size_t blocks = (size_t)(blocked_count(end_out) - first_out / BLOCK_CHANNELS);
-    fetch_add(&fetch, errors_of(e, image, first_out), blocks * e->quads_block, (size_t)e->blocks * e->quads_block, count);
-    fetch_add(&fetch, pixels_of(a, image, t->first_block), (size_t)(t->end_block - t->first_block) * a->block_bytes, a->image_bytes, count);
+    fetch_add(&fetch, gradient_errors(packed, images, 0, first_out / BLOCK_CHANNELS), blocks * e->quads_block, (size_t)e->blocks * e->quads_block, count);
+    fetch_add(&fetch, pixels_of(a, images->first, t->first_block), (size_t)(t->end_block - t->first_block) * a->block_bytes, a->image_bytes, count);
     fetch_spread(&fetch, (t->end_block - t->first_block) * (t->end_tile - t->first_tile), MOST_AHEAD);
     return fetch;
 }
@@ -196,28 +236,28 @@ static struct gradient_job job_of(const struct packed_convolution *packed)
                                  .image_corrections = gradient_output_blocks(packed) * BLOCK_CHANNELS};
 }
 
-// The tiles of a task, job->images images from `image`, into totals or, where all images are one group, into sums.
-static void gradient_of_images(const struct packed_convolution *packed, const struct tile_range *t, int image, const struct packed_scratch *scratch,
-                               struct fetch *fetch, struct gradient_job *job)
+// The tiles of a task, into totals or, where all images are one group, into sums.
+static void gradient_of_images(const struct packed_convolution *packed, const struct tile_range *t, const struct gradient_images *images,
+                               const struct packed_scratch *scratch, struct fetch *fetch, struct gradient_job *job)
 {
     const struct kernel_set *kernels = packed->request.kernels;
     const struct convolution_shape *s = &packed->shape;
     const bool winograd = packed->gradient.winograd;
     const int first_out = t->first_tile * GRADIENT_CHANNELS;
     size_t at = 0;
-    if (winograd) winograd_gradient_errors(packed, image, job->images, first_out, t->end_tile * GRADIENT_CHANNELS, scratch);
-    if (scratch->corrections) correct_zero_point(packed, t, image, job->images, scratch->corrections);
+    if (winograd) winograd_gradient_errors(packed, images, first_out, t->end_tile * GRADIENT_CHANNELS, scratch);
+    if (scratch->corrections) correct_zero_point(packed, t, images, scratch->corrections);
     for (int block = t->first_block; block < t->end_block; block++) {
         if (winograd && have_weights(s, block, first_out, t->end_tile * GRADIENT_CHANNELS))
-            winograd_gradient_rows(packed, image, job->images, block, scratch);
+            winograd_gradient_rows(packed, images, block, scratch);
         for (int out = first_out; out < t->end_tile * GRADIENT_CHANNELS; out += GRADIENT_CHANNELS, at += tile_floats(packed)) {
             fetch_some(fetch, false);
             if (!have_weights(s, block, out, out + GRADIENT_CHANNELS)) continue;
             if (winograd) {
-                winograd_gradient_tile(packed, image, job->images, block, first_out, out, scratch, scratch->totals + at);
+                winograd_gradient_tile(packed, images, block, first_out, out, scratch, scratch->totals + at);
                 continue;
             }
-            aim(packed, t, image, block, out, scratch->corrections, job);
+            aim(packed, t, images, block, out, scratch->corrections, job);
             if (scratch->sums)
                 kernels->gradient_images_sums(job, scratch->sums + at);
             else
@@ -238,11 +278,12 @@ static void gradient_task(void *context, int task, int thread)
     struct gradient_job job = job_of(packed);
     memset(totals, 0, all * sizeof *totals);
     if (wide) memset(wide, 0, all * sizeof *wide);
-    for (int image = 0; image < work->images; image += job.images) {
-        job.images = minimum(packed->gradient.images, work->images - image);
-        int next = image + job.images;
-        struct fetch fetch = plan_fetch(packed, &t, next, minimum(packed->gradient.images, work->images - next));
-        gradient_of_images(packed, &t, image, &scratch, &fetch, &job);
+    for (int image = 0, next; image < work->images; image = next) {
+        next = minimum(image + packed->gradient.images, work->images);
+        const struct gradient_images images = images_from(&packed->errors, image, next - image);
+        const struct gradient_images ahead = images_from(&packed->errors, next, minimum(packed->gradient.images, work->images - next));
+        struct fetch fetch = plan_fetch(packed, &t, &ahead);
+        gradient_of_images(packed, &t, &images, &scratch, &fetch, &job);
     }
     for (int block = t.first_block; block < t.end_block; block++)
         for (int tile = t.first_tile; tile < t.end_tile; tile++, totals += size) {
@@ -250,6 +291,42 @@ static void gradient_task(void *context, int task, int thread)
             if (wide) wide += size;
             store_gradient(work, block, tile * GRADIENT_CHANNELS, totals);
         }
+}
+
+// ---------------------------------------------------------------------------------------------
+// By image
+
+void gradient_image_products(const struct packed_convolution *packed, int image, int place, const struct packed_scratch *scratch,
+                             struct fetch *fetch)
+{
+    const size_t size = product_floats(packed);
+    const struct packed_map *e = &packed->errors;
+    const struct tile_range all = {0, packed->activations.blocks, 0, tiles_of_outputs(packed)};
+    const struct gradient_images one = {.first = image, .count = 1, .unscaled = true,
+                                        .quads = e->quads + (size_t)place * (size_t)e->blocks * e->quads_block};
+    struct packed_scratch own = *scratch;
+    struct gradient_job job = job_of(packed);
+    own.totals = packed->products + (size_t)image * size;
+    memset(own.totals, 0, size * sizeof *own.totals);
+    gradient_of_images(packed, &all, &one, &own, fetch, &job);
+}
+
+// A tile: totals = fma((float)P, Sg_1 * Sg_2, totals) over the images.
+static void add_products_task(void *context, int task, int thread)
+{
+    const struct gradient_work *work = context;
+    struct packed_convolution *packed = work->packed;
+    const struct packed_map *a = &packed->activations, *e = &packed->errors;
+    const int tiles = tiles_of_outputs(packed), block = task / tiles, first_out = task % tiles * GRADIENT_CHANNELS;
+    if (!have_weights(&packed->shape, block, first_out, first_out + GRADIENT_CHANNELS)) return;
+    const struct products_job job = {.images = work->images, .taps = packed->shape.kernel_height * packed->shape.kernel_width,
+                                     .products = packed->products + (size_t)task * tile_floats(packed), .image_products = product_floats(packed),
+                                     .in_scales = a->plane_scales + (size_t)block * BLOCK_CHANNELS, .image_in_scales = (size_t)a->blocks * BLOCK_CHANNELS,
+                                     .out_scales = e->plane_scales + first_out, .image_out_scales = (size_t)e->blocks * BLOCK_CHANNELS};
+    float *totals = packed_scratch_of(packed, thread).totals;
+    memset(totals, 0, tile_floats(packed) * sizeof *totals);
+    packed->request.kernels->add_image_products(&job, totals);
+    store_gradient(work, block, first_out, totals);
 }
 
 void packed_weight_gradient(struct packed_convolution *packed, struct thread_pool *pool, int images, float *gradient)
@@ -260,6 +337,8 @@ void packed_weight_gradient(struct packed_convolution *packed, struct thread_poo
                                 &formats[MLS_ERROR]);
     if (packed->depthwise)
         thread_pool_run(pool, packed->activations.blocks, depthwise_gradient_task, &work);
+    else if (packed->gradient_by_image)
+        thread_pool_run(pool, packed->activations.blocks * tiles_of_outputs(packed), add_products_task, &work);
     else
         thread_pool_run(pool, packed->gradient.rows * packed->gradient.columns, gradient_task, &work);
 }

@@ -5,6 +5,7 @@
 #include <math.h>
 #include <stdatomic.h>
 
+#include "kernels/fetch.h"
 #include "kernels/packed.h"
 
 // One operand that is a feature map.
@@ -15,6 +16,7 @@ struct packed_map {
     int zero_point;
     bool shared;             // other convolutions write to the memory of `pixels`, too: the halo is written with each image
     bool passing;            // `pixels` are only those of the images at work, as `planes` always are: of a task, for each thread
+    bool quads_passing;      // the same of `quads`
     uint8_t *pixels;         // [image][block][padded_height][padded_width][16]; NULL if nobody reads them
     uint8_t *planes;         // [image at work][blocks * 16][padded_height][padded_width]; NULL if nobody reads them
     size_t pixels_size, quads_size; // bytes of all images, 0 if nobody reads them
@@ -107,6 +109,8 @@ struct packed_convolution {
     struct gradient_plan gradient;
     int threads;              // of the pool that the plan and the scratch are for
     bool gradient_one_group;  // all images are one group
+    bool gradient_by_image;   // P of each image by itself (packed_gradient.c)
+    float *products;          // there, in the workspace: P, [images][blocks][tiles][taps][8][16]
     float *scratch;           // per thread: struct packed_scratch
     uint8_t *workspace;       // if it is our own
     size_t memory;
@@ -138,6 +142,37 @@ void gradient_plan(struct packed_convolution *packed, int threads);
 size_t gradient_floats(const struct packed_convolution *packed); // totals of a task
 size_t gradient_correction_floats(const struct packed_convolution *packed); // of the images at work
 size_t gradient_output_blocks(const struct packed_convolution *packed); // of 16, in which the outputs of a task lie
+bool gradient_by_image_fits(const struct packed_convolution *packed);
+size_t gradient_product_bytes(const struct packed_convolution *packed); // of all images; 0 where it is not by image
+// P of an image whose errors have just been quantized. place: among the images at work.
+void gradient_image_products(const struct packed_convolution *packed, int image, int place, const struct packed_scratch *scratch,
+                             struct fetch *fetch);
+
+// Images that the weight gradient takes at a time.
+struct gradient_images {
+    int first, count;
+    const int8_t *quads; // the errors of the first one
+    bool unscaled;       // P itself is asked for, of one image
+};
+
+static inline const int8_t *gradient_errors(const struct packed_convolution *packed, const struct gradient_images *images, int n, int block)
+{
+    return images->quads + ((size_t)n * (size_t)packed->errors.blocks + (size_t)block) * packed->errors.quads_block;
+}
+
+static const float unit_scales[BLOCK_CHANNELS] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+
+static inline const float *gradient_in_scales(const struct packed_convolution *packed, const struct gradient_images *images, int block)
+{
+    const struct packed_map *a = &packed->activations;
+    return images->unscaled ? unit_scales : a->plane_scales + ((size_t)images->first * (size_t)a->blocks + (size_t)block) * BLOCK_CHANNELS;
+}
+
+static inline const float *gradient_out_scales(const struct packed_convolution *packed, const struct gradient_images *images, int first_out)
+{
+    const struct packed_map *e = &packed->errors;
+    return images->unscaled ? unit_scales : e->plane_scales + (size_t)images->first * (size_t)e->blocks * BLOCK_CHANNELS + (size_t)first_out;
+}
 
 // (St_1 * 2^-F_1) * (St_2 * 2^-F_2)
 static inline float tensor_factor(float scale1, const struct mls_format *format1, float scale2, const struct mls_format *format2)
@@ -176,12 +211,13 @@ bool winograd_gradient_fits(const struct packed_convolution *packed);
 size_t winograd_gradient_row_bytes(const struct packed_convolution *packed);
 size_t winograd_gradient_mixed_bytes(const struct packed_convolution *packed);
 size_t winograd_gradient_start_bytes(const struct packed_convolution *packed);
-// Of `images` images: the errors of all output channels of a task, which begin with first_out; the rows of a block of activations.
-void winograd_gradient_errors(const struct packed_convolution *packed, int image, int images, int first_out, int end_out,
+// Of some images: the errors of all output channels of a task, which begin with first_out; the rows of a block of activations.
+void winograd_gradient_errors(const struct packed_convolution *packed, const struct gradient_images *images, int first_out, int end_out,
                               const struct packed_scratch *scratch);
-void winograd_gradient_rows(const struct packed_convolution *packed, int image, int images, int block, const struct packed_scratch *scratch);
+void winograd_gradient_rows(const struct packed_convolution *packed, const struct gradient_images *images, int block,
+                            const struct packed_scratch *scratch);
 // A tile: the outputs from `out` of a task that begins with first_out.
-void winograd_gradient_tile(const struct packed_convolution *packed, int image, int images, int block, int first_out, int out,
+void winograd_gradient_tile(const struct packed_convolution *packed, const struct gradient_images *images, int block, int first_out, int out,
                             const struct packed_scratch *scratch, float *totals);
 
 // The largest byte of a map, zero point included.

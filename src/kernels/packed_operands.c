@@ -147,7 +147,7 @@ static void set_targets(const struct packed_map *map, int image, int place, int 
     job->row_bytes = map->row_bytes;
     if (map->pixels) job->pixels = map->pixels + (map->passing ? at_work : of_image) * map->block_bytes + inside * BLOCK_CHANNELS;
     job->row_quads = map->row_quads;
-    if (map->quads) job->quads = map->quads + of_image * map->quads_block;
+    if (map->quads) job->quads = map->quads + (map->quads_passing ? at_work : of_image) * map->quads_block;
 }
 
 #define FILL_WHOLE ((size_t)32 << 10) // bytes of a block that stay in the first cache: to fill all of it is less work than around its inside

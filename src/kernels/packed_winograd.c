@@ -202,50 +202,49 @@ size_t winograd_gradient_start_bytes(const struct packed_convolution *packed)
     return (size_t)packed->gradient.images * gradient_output_blocks(packed) * 4 * BLOCK_CHANNELS * sizeof(int32_t);
 }
 
-void winograd_gradient_errors(const struct packed_convolution *packed, int image, int images, int first_out, int end_out,
+void winograd_gradient_errors(const struct packed_convolution *packed, const struct gradient_images *images, int first_out, int end_out,
                               const struct packed_scratch *scratch)
 {
     const struct packed_map *e = &packed->errors;
     const size_t blocks = gradient_output_blocks(packed);
     const int first = first_out / BLOCK_CHANNELS, end = minimum(blocked_count(end_out), e->blocks);
     struct winograd_errors_job job = {.pairs = e->height / 2, .row_quads = e->row_quads};
-    for (int n = 0; n < images; n++)
+    for (int n = 0; n < images->count; n++)
         for (int block = first; block < end; block++) {
             const size_t to = (size_t)n * blocks + (size_t)(block - first);
-            job.quads = e->quads + ((size_t)(image + n) * (size_t)e->blocks + (size_t)block) * e->quads_block;
+            job.quads = gradient_errors(packed, images, n, block);
             job.mixed = scratch->mixed + to * e->quads_block;
             job.starts = scratch->starts + to * 4 * BLOCK_CHANNELS;
             packed->request.kernels->winograd_errors(&job);
         }
 }
 
-void winograd_gradient_rows(const struct packed_convolution *packed, int image, int images, int block, const struct packed_scratch *scratch)
+void winograd_gradient_rows(const struct packed_convolution *packed, const struct gradient_images *images, int block,
+                            const struct packed_scratch *scratch)
 {
     const struct packed_map *a = &packed->activations;
     struct winograd_input_job job = {.lines = 1, .pairs = packed->errors.height / 2, .row_bytes = a->row_bytes, .pitch = packed->gradient.pitch};
-    for (int n = 0; n < images; n++) {
-        job.input = a->pixels + (size_t)(image + n) * a->image_bytes + (size_t)block * a->block_bytes + packed->gradient_offsets[0];
+    for (int n = 0; n < images->count; n++) {
+        job.input = a->pixels + (size_t)(images->first + n) * a->image_bytes + (size_t)block * a->block_bytes + packed->gradient_offsets[0];
         job.rows = scratch->rows + (size_t)n * image_row_bytes(packed);
         packed->request.kernels->winograd_input(&job);
     }
 }
 
-void winograd_gradient_tile(const struct packed_convolution *packed, int image, int images, int block, int first_out, int out,
+void winograd_gradient_tile(const struct packed_convolution *packed, const struct gradient_images *images, int block, int first_out, int out,
                             const struct packed_scratch *scratch, float *totals)
 {
     const struct packed_map *a = &packed->activations, *e = &packed->errors;
-    const size_t blocks = gradient_output_blocks(packed), quads_image = (size_t)e->blocks * e->quads_block;
+    const size_t blocks = gradient_output_blocks(packed);
     const size_t out_block = (size_t)(out / BLOCK_CHANNELS), to = out_block - (size_t)(first_out / BLOCK_CHANNELS);
     const size_t channel = (size_t)(out % BLOCK_CHANNELS);
     const struct winograd_gradient_job job = {
-        .images = images, .pairs = e->height / 2, .row_quads = e->row_quads, .pitch = packed->gradient.pitch,
+        .images = images->count, .pairs = e->height / 2, .row_quads = e->row_quads, .pitch = packed->gradient.pitch,
         .rows = scratch->rows, .image_rows = image_row_bytes(packed),
-        .quads = e->quads + (size_t)image * quads_image + out_block * e->quads_block + channel * 4, .image_quads = quads_image,
+        .quads = gradient_errors(packed, images, 0, (int)out_block) + channel * 4, .image_quads = (size_t)e->blocks * e->quads_block,
         .mixed = scratch->mixed + to * e->quads_block + channel * 4, .image_mixed = blocks * e->quads_block,
         .starts = scratch->starts + to * 4 * BLOCK_CHANNELS + channel, .image_starts = blocks * 4 * BLOCK_CHANNELS,
-        .in_scales = a->plane_scales + ((size_t)image * (size_t)a->blocks + (size_t)block) * BLOCK_CHANNELS,
-        .image_in_scales = (size_t)a->blocks * BLOCK_CHANNELS,
-        .out_scales = e->plane_scales + (size_t)image * (size_t)e->blocks * BLOCK_CHANNELS + (size_t)out,
-        .image_out_scales = (size_t)e->blocks * BLOCK_CHANNELS};
+        .in_scales = gradient_in_scales(packed, images, block), .image_in_scales = (size_t)a->blocks * BLOCK_CHANNELS,
+        .out_scales = gradient_out_scales(packed, images, out), .image_out_scales = (size_t)e->blocks * BLOCK_CHANNELS};
     packed->request.kernels->winograd_gradient(&job, totals);
 }

@@ -250,6 +250,18 @@ static void gradient_images_scalar(const struct gradient_job *job, float *totals
     for (int n = 0; n < job->images; n++, gradient_next_image(&one)) gradient_image_scalar(&one, totals);
 }
 
+static void add_image_products_scalar(const struct products_job *job, float *totals)
+{
+    for (int n = 0; n < job->images; n++) {
+        const float *products = job->products + (size_t)n * job->image_products, *in_scales = job->in_scales + (size_t)n * job->image_in_scales;
+        const float *out_scales = job->out_scales + (size_t)n * job->image_out_scales;
+        for (int i = 0; i < job->taps * GRADIENT_CHANNELS * BLOCK_CHANNELS; i++) {
+            const float scale = in_scales[i % BLOCK_CHANNELS] * out_scales[i / BLOCK_CHANNELS % GRADIENT_CHANNELS];
+            totals[i] = fmaf(products[i], scale, totals[i]);
+        }
+    }
+}
+
 static void gradient_images_sums_scalar(const struct gradient_job *job, int64_t *sums)
 {
     struct gradient_job one = *job;
@@ -323,6 +335,7 @@ const struct kernel_set kernels_scalar = {
     .winograd_gradient = winograd_gradient_scalar,
     .gradient_images = gradient_images_scalar,
     .gradient_images_sums = gradient_images_sums_scalar,
+    .add_image_products = add_image_products_scalar,
     .depthwise_row = depthwise_row_plain,
     .depthwise_gradient = depthwise_gradient_plain,
     .direct_row = direct_row_scalar,
