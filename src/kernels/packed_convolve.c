@@ -33,8 +33,19 @@ static bool computes_products(const struct convolve_work *work)
     return work->packed->gradient_by_image && work->map == &work->packed->errors;
 }
 
-// What to fetch during image `image`, spread over `calls` calls.
-static struct fetch fetch_plan(const struct convolve_work *work, int image, int calls)
+// How often fetch_some is called for an image.
+static int fetch_calls(const struct convolve_work *work)
+{
+    const struct direction *d = work->direction;
+    int rows = 0, products = computes_products(work) ? work->packed->gradient.blocks * work->packed->gradient.tiles : 0;
+    if (!work->output) return products + 1;
+    if (d->winograd.weights) return products + d->output_height / 2 * d->output_blocks;
+    for (int i = 0; i < d->phase_count; i++) rows += d->phases[i].rows;
+    return products + rows * ((d->output_blocks + 1) / 2);
+}
+
+// What to fetch during image `image`.
+static struct fetch fetch_plan(const struct convolve_work *work, int image)
 {
     bool last = image + 1 == work->images;
     const struct packed_map *map = work->map;
@@ -47,7 +58,7 @@ static struct fetch fetch_plan(const struct convolve_work *work, int image, int 
     if (!last && source->kind == SOURCE_ERROR) fetch_add(&fetch, source->delta + next, floats * sizeof(float), 0, 1);
     const struct packed_map *a = &work->packed->activations;
     if (!last && computes_products(work)) fetch_add(&fetch, a->pixels + (size_t)(image + 1) * a->image_bytes, a->image_bytes, 0, 1);
-    fetch_spread(&fetch, calls, MOST_AHEAD);
+    fetch_spread(&fetch, fetch_calls(work), MOST_AHEAD);
     return fetch;
 }
 
@@ -148,12 +159,9 @@ VECTORIZED static void set_scales(const struct convolve_work *work, int image, i
     }
 }
 
-static void convolve_images(const struct convolve_work *work, int first, int end, const uint8_t *bytes, float *scales)
+static void convolve_images(const struct convolve_work *work, int first, int end, const uint8_t *bytes, float *scales, struct fetch *fetch)
 {
     const struct direction *d = work->direction;
-    int rows = 0;
-    for (int i = 0; i < d->phase_count; i++) rows += d->phases[i].rows;
-    struct fetch fetch = fetch_plan(work, first, rows * ((d->output_blocks + 1) / 2));
     for (int block = 0, next; block < d->output_blocks; block = next) {
         struct convolve_job job = job_of(work, block);
         const size_t of_block = (size_t)job.groups * BLOCK_CHANNELS;
@@ -165,7 +173,7 @@ static void convolve_images(const struct convolve_work *work, int first, int end
             if (d->together > 1)
                 convolve_together(work, &d->phases[i], &job, first, end, bytes, block);
             else
-                convolve_rows(work, &d->phases[i], &job, first, bytes, block, &fetch);
+                convolve_rows(work, &d->phases[i], &job, first, bytes, block, fetch);
         }
     }
 }
@@ -194,17 +202,17 @@ static void convolve_pairs(const struct convolve_work *work, int image, int bloc
 }
 
 // One image in bands of pairs of rows, so that what is transformed stays in the first cache for all blocks.
-static void convolve_winograd(const struct convolve_work *work, int image, const uint8_t *bytes, const struct packed_scratch *scratch)
+static void convolve_winograd(const struct convolve_work *work, int image, const uint8_t *bytes, const struct packed_scratch *scratch,
+                              struct fetch *fetch)
 {
     const struct direction *d = work->direction;
     int pairs = d->output_height / 2;
-    struct fetch fetch = fetch_plan(work, image, pairs * d->output_blocks);
     for (int pair = 0, end; pair < pairs; pair = end) {
         end = minimum(pair + d->winograd.band, pairs);
         winograd_transform(work->packed, work->map, d, bytes, pair, end - pair, scratch->rows);
         for (int block = 0; block < d->output_blocks; block++) {
             set_scales(work, image, block, 1, scratch->scales);
-            convolve_pairs(work, image, block, pair, end, scratch, &fetch);
+            convolve_pairs(work, image, block, pair, end, scratch, fetch);
         }
     }
 }
@@ -218,19 +226,18 @@ static void convolve_task(void *context, int task, int thread)
     int first = task * d->together, end = minimum(first + d->together, work->images);
     const int place = thread * d->together; // of the first image among those at work
     for (int image = first; image < end; image++) map_quantization_image(work->quantization, image, place + image - first);
-    for (int image = first; computes_products(work) && image < end; image++) {
-        struct fetch nothing = {.count = 0};
-        gradient_image_products(work->packed, image, place + image - first, &scratch, &nothing);
-    }
+    struct fetch fetch = fetch_plan(work, first);
+    for (int image = first; computes_products(work) && image < end; image++)
+        gradient_image_products(work->packed, image, place + image - first, &scratch, &fetch);
     if (!work->output) return;
     const uint8_t *bytes = d->planar ? map->planes : map->pixels;
     bytes += (size_t)(d->planar || map->passing ? place : first) * map->image_bytes;
     if (work->packed->depthwise)
         depthwise_convolve_image(work->packed, d, work->map, first, bytes, work->factor, work->output, work->accumulate);
     else if (d->winograd.weights)
-        convolve_winograd(work, first, bytes, &scratch);
+        convolve_winograd(work, first, bytes, &scratch, &fetch);
     else
-        convolve_images(work, first, end, bytes, scratch.scales);
+        convolve_images(work, first, end, bytes, scratch.scales, &fetch);
     for (int image = first; work->done.function && image < end; image++) work->done.function(work->done.context, image);
 }
 
