@@ -6,6 +6,7 @@
 // bytes' size allows. Otherwise a 32-bit lane with 4 bytes is taken apart into the 16-bit pairs (byte 0, byte 2) and (byte 1, byte 3),
 // which takes shifts but no shuffles.
 #include "kernels/depthwise.h"
+#include "kernels/fetch.h"
 #include "kernels/functions_avx2.h"
 
 #if defined(__GNUC__) && !defined(__clang__)
@@ -127,6 +128,7 @@ INLINE void add_tap_16(const uint8_t *pixel, size_t step, const int8_t *weights,
 INLINE void store_output(const struct convolve_job *job, float *to, __m256 total)
 {
     __m256 value = _mm256_mul_ps(total, _mm256_set1_ps(job->factor));
+    __builtin_prefetch(to + job->ahead, 1);
     if (job->accumulate) value = _mm256_add_ps(_mm256_loadu_ps(to), value);
     _mm256_storeu_ps(to, value);
 }
@@ -256,6 +258,7 @@ static void convolve_row_avx2(const struct convolve_job *job, const uint8_t *inp
     for (int block = 0; block < job->blocks; block++)
         for (int x = 0; x < pixels; x += TILE_PIXELS) {
             int count = pixels - x < TILE_PIXELS ? pixels - x : TILE_PIXELS;
+            fetch_some(job->fetch, count);
             functions[count - 1](job, block, input + (size_t)x * job->pixel_bytes, outputs[block] + (size_t)x * job->output_step, most);
         }
 }
@@ -403,6 +406,7 @@ static void gradient_sums_avx2(const struct gradient_job *job, int tap, int taps
             chunk.rows = job->height - chunk.y < rows ? job->height - chunk.y : rows;
             chunk.columns = job->row_quads - chunk.x < columns ? job->row_quads - chunk.x : columns;
             chunk.errors = job->quads + (size_t)(chunk.y * job->row_quads + chunk.x) * 64;
+            fetch_some(job->fetch, chunk.rows * chunk.columns);
             load_pixels(job, tap, taps, &chunk);
             if (depth == 0) widen_errors(&chunk);
             for (int t = 0; t < taps; t++) {
@@ -475,6 +479,7 @@ static void gradient_small_image_avx2(const struct gradient_job *job, float *tot
     for (int first = 0, taps; first < job->taps; first += taps * job->row_taps) {
         taps = taps_in_column(job, first);
         for (int tap = first; tap < first + job->row_taps; tap++) {
+            fetch_some(job->fetch, chunk.rows * chunk.columns);
             load_pixels(job, tap, taps, &chunk);
             for (int t = 0; t < taps; t++)
                 gradient_8_once_avx2(job, &chunk, chunk.pixels + t * chunk.columns, scales,

@@ -2,6 +2,7 @@
 //
 // Forward and input error: a lane is an output channel, a dot product takes 4 input channels of one pixel
 // (broadcast) and 4 x 16 weights. Weight gradient: a lane is an input channel, a dot product takes 4 pixels.
+#include "kernels/fetch.h"
 #include "kernels/functions_avx512.h"
 #include "kernels/vectors_avx512.h"
 
@@ -75,7 +76,7 @@ INLINE void convolve_tile(const struct convolve_job *job, const uint8_t *input, 
                 if (!KEEP) total[p][b] = group ? _mm512_loadu_ps(stored + (2 * p + b) * BLOCK_CHANNELS) : _mm512_setzero_ps();
                 total[p][b] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[p][b]), scale, total[p][b]);
                 if (!KEEP && last)
-                    store_outputs(to[b] + (size_t)p * job->output_step, total[p][b], job->factor, job->accumulate);
+                    store_outputs(to[b] + (size_t)p * job->output_step, total[p][b], job->factor, job->accumulate, job->ahead);
                 else if (!KEEP)
                     _mm512_storeu_ps(stored + (2 * p + b) * BLOCK_CHANNELS, total[p][b]);
             }
@@ -83,7 +84,7 @@ INLINE void convolve_tile(const struct convolve_job *job, const uint8_t *input, 
     }
     for (int b = 0; KEEP && b < BLOCKS; b++)
 #pragma GCC unroll 16
-        for (int p = 0; p < PIXELS; p++) store_outputs(to[b] + (size_t)p * job->output_step, total[p][b], job->factor, job->accumulate);
+        for (int p = 0; p < PIXELS; p++) store_outputs(to[b] + (size_t)p * job->output_step, total[p][b], job->factor, job->accumulate, job->ahead);
 }
 
 typedef void (*convolve_function)(const struct convolve_job *job, const uint8_t *input, int first, float *const outputs[2], float *stored);
@@ -140,7 +141,7 @@ INLINE void planar_tile(const struct convolve_job *job, const uint8_t *input, in
 #pragma GCC unroll 2
     for (int b = 0; b < BLOCKS; b++)
 #pragma GCC unroll 16
-        for (int p = 0; p < PIXELS; p++) store_outputs(outputs[b] + (size_t)(first + p) * job->output_step, total[p][b], job->factor, job->accumulate);
+        for (int p = 0; p < PIXELS; p++) store_outputs(outputs[b] + (size_t)(first + p) * job->output_step, total[p][b], job->factor, job->accumulate, job->ahead);
 }
 
 // convolve_planar_PIXELSxBLOCKS_TAPS
@@ -168,8 +169,14 @@ static int convolve_planar_avx512vnni(const struct convolve_job *job, const uint
     const planar_function *functions = planar_tiles[job->taps - 1][job->blocks - 1];
     int x = 0, whole = job->blocks == 1 ? 16 : 8;
     bool sevens = pixels % whole != 0 && pixels % 7 == 0;
-    for (; !sevens && x + whole <= pixels; x += whole) functions[0](job, input, x, outputs);
-    for (; x + 7 <= pixels; x += 7) functions[1](job, input, x, outputs);
+    for (; !sevens && x + whole <= pixels; x += whole) {
+        fetch_some(job->fetch, whole * job->blocks);
+        functions[0](job, input, x, outputs);
+    }
+    for (; x + 7 <= pixels; x += 7) {
+        fetch_some(job->fetch, 7 * job->blocks);
+        functions[1](job, input, x, outputs);
+    }
     return x;
 }
 
@@ -211,10 +218,14 @@ static void convolve_row_avx512vnni(const struct convolve_job *job, const uint8_
         x = convolve_planar_avx512vnni(job, input, pixels, outputs);
     else if (job->taps <= 9 && job->quad_first[0] == job->quad_last[0] && job->groups > 1) {
         const struct tile_choice *tile = &short_tiles[run][blocks];
-        for (; x + tile->pixels <= pixels; x += tile->pixels) tile->function(job, input, x, outputs, stored);
+        for (; x + tile->pixels <= pixels; x += tile->pixels) {
+            fetch_some(job->fetch, tile->pixels * job->blocks);
+            tile->function(job, input, x, outputs, stored);
+        }
     }
     while (x < pixels) {
         const struct tile_choice *tile = choose_tile(tiles[run][blocks], pixels - x);
+        fetch_some(job->fetch, tile->pixels * job->blocks);
         tile->function(job, input, x, outputs, stored);
         x += tile->pixels;
     }
@@ -267,7 +278,7 @@ INLINE void scattered_tile(const struct convolve_job *job, const uint8_t *input,
     }
     for (int b = 0; b < BLOCKS; b++)
         for (int p = 0; p < count && p < SCATTERED; p++)
-            store_outputs(outputs[b] + pixels[p].output, _mm512_load_ps(totals + (b * SCATTERED + p) * BLOCK_CHANNELS), job->factor, job->accumulate);
+            store_outputs(outputs[b] + pixels[p].output, _mm512_load_ps(totals + (b * SCATTERED + p) * BLOCK_CHANNELS), job->factor, job->accumulate, job->ahead);
 }
 
 static void __attribute__((noinline)) convolve_scattered_8x1_avx512vnni(const struct convolve_job *job, const uint8_t *input,
@@ -325,6 +336,7 @@ INLINE void gradient_sums(const struct gradient_job *job, const size_t *offsets,
     const int8_t *errors = job->quads;
     for (int y = 0; y < job->height; y++) {
         const uint8_t *pixels = job->pixels + (size_t)y * job->row_bytes;
+        fetch_some(job->fetch, job->row_quads);
         for (int x = 0; x < job->row_quads; x++, errors += 64, pixels += 4 * pixel_bytes) {
             __m512i a[GRADIENT_TAPS];
 #pragma GCC unroll 3
@@ -389,6 +401,7 @@ INLINE void gradient_small_tile(const struct gradient_job *job, const size_t *of
     for (int n = 0; n < job->images; n++, gradient_next_image(&one)) {
         __m512 in_scales = _mm512_loadu_ps(one.in_scales);
         __m512i a[3][4];
+        if (channel == 0) fetch_some(job->fetch, QUADS);
 #pragma GCC unroll 4
         for (int q = 0; q < QUADS; q++) {
             const uint8_t *pixels = one.pixels + (size_t)(q / one.row_quads) * one.row_bytes + (size_t)(q % one.row_quads) * 4 * BLOCK_CHANNELS;

@@ -1,5 +1,5 @@
-// Fetching ahead: a thread asks for what it will read next while it computes, some lines at a time, so that it need not wait for
-// memory (or for the cache of another core).
+// Fetching ahead: a thread asks for what it will read next while it computes, a few lines at a time, so that it need not wait for
+// memory (or for the cache of another core). A core has some twenty requests under way; who asks for more waits, so kernels ask at each tile.
 #ifndef KERNELS_FETCH_H
 #define KERNELS_FETCH_H
 
@@ -18,7 +18,8 @@ struct fetch_region {
 struct fetch {
     struct fetch_region regions[4];
     int count;    // of regions
-    size_t step;  // bytes to fetch at a time
+    size_t rate;  // to fetch at each turn, in bytes / 256
+    size_t due;   // what is to be fetched now, likewise
     int region;   // where it is
     size_t at;
 };
@@ -28,24 +29,21 @@ static inline void fetch_add(struct fetch *fetch, const void *from, size_t bytes
     fetch->regions[fetch->count++] = (struct fetch_region){from, bytes, stride, pieces};
 }
 
-// To be done in `calls` calls of fetch_some. `most` bytes at most; beyond that nothing is fetched.
-static inline void fetch_spread(struct fetch *fetch, int calls, size_t most)
+// To be done in `turns` turns of the work. `most` bytes at most; beyond that nothing is fetched.
+static inline void fetch_spread(struct fetch *fetch, size_t turns, size_t most)
 {
     size_t total = 0;
     for (int i = 0; i < fetch->count; i++) total += fetch->regions[i].bytes * (size_t)fetch->regions[i].pieces;
     if (total > most) fetch->count = 0;
-    fetch->step = total / (size_t)calls + 1;
+    fetch->rate = (total << 8) / (turns ? turns : 1) + 1;
 }
 
-// The next `step` bytes, to the first cache (near) or the second one.
-static inline void fetch_some(struct fetch *fetch, const bool near)
+// After some turns: to the second cache.
+static inline void fetch_some(struct fetch *fetch, int turns)
 {
-    for (size_t done = 0; done < fetch->step && fetch->region < fetch->count; done += FETCH_LINE) {
+    for (fetch->due += (size_t)turns * fetch->rate; fetch->due >= FETCH_LINE << 8 && fetch->region < fetch->count; fetch->due -= FETCH_LINE << 8) {
         struct fetch_region *region = &fetch->regions[fetch->region];
-        if (near)
-            __builtin_prefetch(region->from + fetch->at, 0, 3);
-        else
-            __builtin_prefetch(region->from + fetch->at, 0, 2);
+        __builtin_prefetch(region->from + fetch->at, 0, 2);
         fetch->at += FETCH_LINE;
         if (fetch->at < region->bytes) continue;
         fetch->at = 0;

@@ -64,6 +64,8 @@ struct convolve_job {
     float factor;                 // (St_1 * 2^-F_1) * (St_2 * 2^-F_2)
     bool accumulate;              // add to the outputs
     size_t output_step;           // floats from one output pixel to the next
+    struct fetch *fetch;          // what to ask for meanwhile; a turn: an output pixel of a block
+    size_t ahead;                 // floats from an output to one that will be written soon
 };
 
 // Two rows of neighbouring outputs of one block by Winograd's F(2, 3) over the rows of the window: with d the rows of the input from
@@ -89,6 +91,8 @@ struct winograd_job {
     const float *scales;          // [groups][16]: Sg_1 * Sg_2
     float factor;                 // as in struct convolve_job
     bool accumulate;
+    struct fetch *fetch;          // as in struct convolve_job
+    size_t ahead;
 };
 
 // The rows that it reads, of `pairs` pairs of output rows.
@@ -121,6 +125,7 @@ struct gradient_job {
     const int32_t *corrections;   // [8]: what the activations' zero point adds to P of each output channel; NULL: nothing
     const float *in_scales;       // [16]
     const float *out_scales;      // [8]
+    struct fetch *fetch;          // what to ask for meanwhile; a turn: a quad of errors with up to GRADIENT_TAPS taps
 };
 
 // The weight gradient of a 3x3 window by Winograd's F(3, 2): two rows of errors e0, e1 at once, with d the rows of the input from the first
@@ -145,6 +150,7 @@ struct winograd_gradient_job {
     const int32_t *starts;        // of the first output channel, [4] at 16
     const float *in_scales;       // [16]
     const float *out_scales;      // [8]
+    struct fetch *fetch;          // as in struct gradient_job; a turn: a quad of one of the four M
 };
 
 // A tile of the weight gradient: what the images add to it, where P of each is known. 16 input channels x 8 output channels.

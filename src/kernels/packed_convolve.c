@@ -21,27 +21,17 @@ struct convolve_work {
 
 #define MOST_AHEAD ((size_t)384 << 10) // bytes of an image that are worth fetching: a part of the second cache
 
-// The row of outputs that is `floats` behind this one, for writing.
-static void fetch_row(float *const outputs[2], const struct convolve_job *job, int pixels, size_t floats)
-{
-    for (int b = 0; b < job->blocks; b++)
-        for (int i = 0; i < pixels; i++) __builtin_prefetch(outputs[b] + floats + (size_t)i * job->output_step, 1);
-}
-
 static bool computes_products(const struct convolve_work *work)
 {
     return work->packed->gradient_by_image && work->map == &work->packed->errors;
 }
 
-// How often fetch_some is called for an image.
-static int fetch_calls(const struct convolve_work *work)
+// Turns of an image's work.
+static size_t fetch_turns(const struct convolve_work *work)
 {
     const struct direction *d = work->direction;
-    int rows = 0, products = computes_products(work) ? work->packed->gradient.blocks * work->packed->gradient.tiles : 0;
-    if (!work->output) return products + 1;
-    if (d->winograd.weights) return products + d->output_height / 2 * d->output_blocks;
-    for (int i = 0; i < d->phase_count; i++) rows += d->phases[i].rows;
-    return products + rows * ((d->output_blocks + 1) / 2);
+    size_t products = computes_products(work) ? gradient_turns(work->packed, 1) : 0;
+    return products + (work->output ? (size_t)d->output_blocks * (size_t)d->output_height * (size_t)d->output_width : 0);
 }
 
 // What to fetch during image `image`.
@@ -58,7 +48,7 @@ static struct fetch fetch_plan(const struct convolve_work *work, int image)
     if (!last && source->kind == SOURCE_ERROR) fetch_add(&fetch, source->delta + next, floats * sizeof(float), 0, 1);
     const struct packed_map *a = &work->packed->activations;
     if (!last && computes_products(work)) fetch_add(&fetch, a->pixels + (size_t)(image + 1) * a->image_bytes, a->image_bytes, 0, 1);
-    fetch_spread(&fetch, fetch_calls(work), MOST_AHEAD);
+    fetch_spread(&fetch, fetch_turns(work), MOST_AHEAD);
     return fetch;
 }
 
@@ -80,13 +70,13 @@ static int blocks_at_once(const struct direction *d, int block)
     return d->block_first[block] == d->block_first[block + 1] && d->block_groups[block] == d->block_groups[block + 1] ? 2 : 1;
 }
 
-static struct convolve_job job_of(const struct convolve_work *work, int block)
+static struct convolve_job job_of(const struct convolve_work *work, int block, struct fetch *fetch)
 {
     const struct direction *d = work->direction;
     const int first = d->block_first[block];
     return (struct convolve_job){.groups = d->block_groups[block], .blocks = blocks_at_once(d, block),
                                  .quad_first = d->quad_first + first, .quad_last = d->quad_last + first, .quad_offsets = d->quad_offsets,
-                                 .factor = work->factor, .accumulate = work->accumulate, .planar = d->planar && d->total_quads == d->groups,
+                                 .factor = work->factor, .accumulate = work->accumulate, .planar = d->planar && d->total_quads == d->groups, .fetch = fetch,
                                  .pixel_bytes = (size_t)d->stride * (d->planar ? 1 : BLOCK_CHANNELS), .largest_input = largest_byte(work->map),
                                  .largest_weight = (int)mls_largest_integer(&work->packed->request.formats[MLS_WEIGHT])};
 }
@@ -98,6 +88,7 @@ static void aim(const struct convolve_work *work, const struct phase *phase, int
     job->run = phase->run;
     job->tap_offsets = phase->tap_offsets;
     job->output_step = (size_t)phase->step * BLOCK_CHANNELS;
+    job->ahead = (size_t)work->direction->output_width * job->output_step; // the row below
     for (int b = 0; b < job->blocks; b++) {
         job->weights[b] = phase->weights + (size_t)(block + b) * phase->weights_block;
         job->starts[b] = phase->starts + (size_t)(block + b) * (size_t)work->direction->groups * BLOCK_CHANNELS;
@@ -112,7 +103,7 @@ static size_t output_row(const struct direction *d, const struct phase *phase, i
 
 // All outputs of one phase of one image, for one or two output blocks from `block`. bytes: those of the image.
 static void convolve_rows(const struct convolve_work *work, const struct phase *phase, const struct convolve_job *job, int image,
-                          const uint8_t *bytes, int block, struct fetch *fetch)
+                          const uint8_t *bytes, int block)
 {
     const struct direction *d = work->direction;
     // From one row of the map to the next.
@@ -120,8 +111,6 @@ static void convolve_rows(const struct convolve_work *work, const struct phase *
     for (int row = 0; row < phase->rows && phase->columns > 0; row++) {
         float *out = output_of(work, image, block) + output_row(d, phase, row);
         float *outputs[2] = {out, out + (size_t)d->output_height * (size_t)d->output_width * BLOCK_CHANNELS};
-        fetch_some(fetch, true);
-        if (row + 1 < phase->rows) fetch_row(outputs, job, phase->columns, (size_t)(phase->step * d->output_width) * BLOCK_CHANNELS);
         work->packed->request.kernels->convolve_row(job, bytes + (size_t)(row * d->stride) * row_bytes, phase->columns, outputs);
     }
 }
@@ -163,7 +152,7 @@ static void convolve_images(const struct convolve_work *work, int first, int end
 {
     const struct direction *d = work->direction;
     for (int block = 0, next; block < d->output_blocks; block = next) {
-        struct convolve_job job = job_of(work, block);
+        struct convolve_job job = job_of(work, block, fetch);
         const size_t of_block = (size_t)job.groups * BLOCK_CHANNELS;
         next = block + job.blocks;
         for (int image = first; image < end; image++) set_scales(work, image, block, job.blocks, scales + 2 * of_block * (size_t)(image - first));
@@ -173,7 +162,7 @@ static void convolve_images(const struct convolve_work *work, int first, int end
             if (d->together > 1)
                 convolve_together(work, &d->phases[i], &job, first, end, bytes, block);
             else
-                convolve_rows(work, &d->phases[i], &job, first, bytes, block, fetch);
+                convolve_rows(work, &d->phases[i], &job, first, bytes, block);
         }
     }
 }
@@ -191,12 +180,9 @@ static void convolve_pairs(const struct convolve_work *work, int image, int bloc
                                .quad_offsets = winograd->quad_offsets, .rows = scratch->rows,
                                .pitch = winograd->pitch, .weights = winograd->weights + (size_t)block * winograd_weights_block(d),
                                .chunk = winograd->chunk, .starts = winograd->starts + (size_t)block * winograd_starts_block(d),
-                               .scales = scratch->scales, .factor = work->factor, .accumulate = work->accumulate};
-    const struct convolve_job one_block = {.blocks = 1, .output_step = BLOCK_CHANNELS};
+                               .scales = scratch->scales, .factor = work->factor, .accumulate = work->accumulate, .fetch = fetch, .ahead = 2 * row};
     for (; pair < end; pair++, job.rows += (size_t)winograd->lines * 4 * winograd->pitch) {
         float *out = output_of(work, image, block) + 2 * (size_t)pair * row, *outputs[2] = {out, out + row};
-        fetch_some(fetch, true);
-        if (2 * (pair + 1) < d->output_height) fetch_row(outputs, &one_block, 2 * d->output_width, 2 * row);
         work->packed->request.kernels->winograd_rows(&job, outputs);
     }
 }

@@ -89,6 +89,14 @@ size_t gradient_floats(const struct packed_convolution *packed)
     return packed->gradient_by_image ? tile_floats(packed) : (size_t)packed->gradient.blocks * (size_t)packed->gradient.tiles * tile_floats(packed);
 }
 
+size_t gradient_turns(const struct packed_convolution *packed, int images)
+{
+    const struct packed_map *e = &packed->errors;
+    const int window = packed->shape.kernel_height * packed->shape.kernel_width;
+    const size_t parts = packed->gradient.winograd ? 2 : (size_t)divide_up(window, GRADIENT_TAPS), quads = (size_t)(e->height * e->row_quads);
+    return (size_t)packed->gradient.blocks * (size_t)packed->gradient.tiles * (size_t)images * parts * quads;
+}
+
 size_t gradient_output_blocks(const struct packed_convolution *packed)
 {
     return (size_t)packed->gradient.tiles * GRADIENT_CHANNELS / BLOCK_CHANNELS + 1;
@@ -219,7 +227,7 @@ static struct fetch plan_fetch(const struct packed_convolution *packed, const st
     size_t blocks = (size_t)(blocked_count(end_out) - first_out / BLOCK_CHANNELS);
     fetch_add(&fetch, gradient_errors(packed, images, 0, first_out / BLOCK_CHANNELS), blocks * e->quads_block, (size_t)e->blocks * e->quads_block, count);
     fetch_add(&fetch, pixels_of(a, images->first, t->first_block), (size_t)(t->end_block - t->first_block) * a->block_bytes, a->image_bytes, count);
-    fetch_spread(&fetch, (t->end_block - t->first_block) * (t->end_tile - t->first_tile), MOST_AHEAD);
+    fetch_spread(&fetch, gradient_turns(packed, packed->gradient.images), MOST_AHEAD);
     return fetch;
 }
 
@@ -245,16 +253,16 @@ static void gradient_of_images(const struct packed_convolution *packed, const st
     const bool winograd = packed->gradient.winograd;
     const int first_out = t->first_tile * GRADIENT_CHANNELS;
     size_t at = 0;
+    job->fetch = fetch;
     if (winograd) winograd_gradient_errors(packed, images, first_out, t->end_tile * GRADIENT_CHANNELS, scratch);
     if (scratch->corrections) correct_zero_point(packed, t, images, scratch->corrections);
     for (int block = t->first_block; block < t->end_block; block++) {
         if (winograd && have_weights(s, block, first_out, t->end_tile * GRADIENT_CHANNELS))
             winograd_gradient_rows(packed, images, block, scratch);
         for (int out = first_out; out < t->end_tile * GRADIENT_CHANNELS; out += GRADIENT_CHANNELS, at += tile_floats(packed)) {
-            fetch_some(fetch, false);
             if (!have_weights(s, block, out, out + GRADIENT_CHANNELS)) continue;
             if (winograd) {
-                winograd_gradient_tile(packed, images, block, first_out, out, scratch, scratch->totals + at);
+                winograd_gradient_tile(packed, images, block, first_out, out, scratch, fetch, scratch->totals + at);
                 continue;
             }
             aim(packed, t, images, block, out, scratch->corrections, job);

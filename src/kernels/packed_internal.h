@@ -142,6 +142,7 @@ void gradient_plan(struct packed_convolution *packed, int threads);
 size_t gradient_floats(const struct packed_convolution *packed); // totals of a task
 size_t gradient_correction_floats(const struct packed_convolution *packed); // of the images at work
 size_t gradient_output_blocks(const struct packed_convolution *packed); // of 16, in which the outputs of a task lie
+size_t gradient_turns(const struct packed_convolution *packed, int images); // struct fetch: of a task
 bool gradient_by_image_fits(const struct packed_convolution *packed);
 size_t gradient_product_bytes(const struct packed_convolution *packed); // of all images; 0 where it is not by image
 // P of an image whose errors have just been quantized. place: among the images at work.
@@ -218,7 +219,7 @@ void winograd_gradient_rows(const struct packed_convolution *packed, const struc
                             const struct packed_scratch *scratch);
 // A tile: the outputs from `out` of a task that begins with first_out.
 void winograd_gradient_tile(const struct packed_convolution *packed, const struct gradient_images *images, int block, int first_out, int out,
-                            const struct packed_scratch *scratch, float *totals);
+                            const struct packed_scratch *scratch, struct fetch *fetch, float *totals);
 
 // The largest byte of a map, zero point included.
 static inline int largest_byte(const struct packed_map *map)

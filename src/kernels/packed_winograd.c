@@ -232,7 +232,7 @@ void winograd_gradient_rows(const struct packed_convolution *packed, const struc
 }
 
 void winograd_gradient_tile(const struct packed_convolution *packed, const struct gradient_images *images, int block, int first_out, int out,
-                            const struct packed_scratch *scratch, float *totals)
+                            const struct packed_scratch *scratch, struct fetch *fetch, float *totals)
 {
     const struct packed_map *a = &packed->activations, *e = &packed->errors;
     const size_t blocks = gradient_output_blocks(packed);
@@ -245,6 +245,6 @@ void winograd_gradient_tile(const struct packed_convolution *packed, const struc
         .mixed = scratch->mixed + to * e->quads_block + channel * 4, .image_mixed = blocks * e->quads_block,
         .starts = scratch->starts + to * 4 * BLOCK_CHANNELS + channel, .image_starts = blocks * 4 * BLOCK_CHANNELS,
         .in_scales = gradient_in_scales(packed, images, block), .image_in_scales = (size_t)a->blocks * BLOCK_CHANNELS,
-        .out_scales = gradient_out_scales(packed, images, out), .image_out_scales = (size_t)e->blocks * BLOCK_CHANNELS};
+        .out_scales = gradient_out_scales(packed, images, out), .image_out_scales = (size_t)e->blocks * BLOCK_CHANNELS, .fetch = fetch};
     packed->request.kernels->winograd_gradient(&job, totals);
 }

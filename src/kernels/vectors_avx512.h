@@ -28,9 +28,10 @@ INLINE __m512i order_of_pixels(void)
     return _mm512_loadu_si512(bytes);
 }
 
-// 16 outputs: = or += factor * total.
-INLINE void store_outputs(float *to, __m512 total, float factor, bool accumulate)
+// 16 outputs: = or += factor * total. ahead: struct convolve_job.
+INLINE void store_outputs(float *to, __m512 total, float factor, bool accumulate, size_t ahead)
 {
+    __builtin_prefetch(to + ahead, 1);
     __m512 value = _mm512_mul_ps(total, _mm512_set1_ps(factor));
     if (accumulate) value = _mm512_add_ps(_mm512_loadu_ps(to), value);
     _mm512_storeu_ps(to, value);

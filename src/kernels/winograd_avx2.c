@@ -1,5 +1,6 @@
 // Two rows of outputs at once (struct winograd_job) for AVX2, in packed blocks. A lane of 32 bits is an output channel, of which 8 are
 // summed at a time: the sums of 16 bits of 8 pixels, the weights of three columns, one broadcast and the products fill the 16 registers.
+#include "kernels/fetch.h"
 #include "kernels/functions_avx2.h"
 
 #if defined(__GNUC__) && !defined(__clang__)
@@ -99,6 +100,7 @@ INLINE void add_group(const struct winograd_job *job, const struct tile *tile, i
             _mm256_store_ps(tile->stored[row][p], total);
             continue;
         }
+        __builtin_prefetch(to + job->ahead, 1);
         total = _mm256_mul_ps(_mm256_mul_ps(total, half), factor);
         if (job->accumulate) total = _mm256_add_ps(_mm256_loadu_ps(to), total);
         _mm256_storeu_ps(to, total);
@@ -179,8 +181,9 @@ void winograd_rows_avx2(const struct winograd_job *job, float *const outputs[2])
     const bool eights = job->pixels % 8 == 0;
     bool chunks = false;
     for (int group = 0; group < job->groups; group++) chunks |= job->quad_last[group] - job->quad_first[group] >= job->chunk;
-    for (int x = 0; x < job->pixels; x += eights ? 8 : 7)
+    for (int x = 0, width = eights ? 8 : 7; x < job->pixels; x += width)
         for (int half = 0; half < 2; half++) {
+            fetch_some(job->fetch, width);
             const size_t at = (size_t)x * BLOCK_CHANNELS + (size_t)(HALF * half);
             const struct tile tile = {{outputs[0] + at, outputs[1] + at}, stored};
             tiles[chunks][eights](job, &tile, x, half);

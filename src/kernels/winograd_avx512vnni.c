@@ -1,5 +1,6 @@
 // Two rows of outputs at once (struct winograd_job) and of errors (struct winograd_gradient_job), for AVX-512 with VNNI. In forward and input
 // error a lane is an output channel, in the weight gradient an input channel.
+#include "kernels/fetch.h"
 #include "kernels/functions_avx512.h"
 #include "kernels/vectors_avx512.h"
 #include "kernels/winograd_input.h"
@@ -22,7 +23,7 @@ void winograd_input_avx512vnni(const struct winograd_input_job *job)
 // The totals are twice what they should be.
 INLINE void store_half(const struct winograd_job *job, __m512 total, float *row, int pixel)
 {
-    store_outputs(row + (size_t)pixel * BLOCK_CHANNELS, _mm512_mul_ps(total, _mm512_set1_ps(0.5f)), job->factor, job->accumulate);
+    store_outputs(row + (size_t)pixel * BLOCK_CHANNELS, _mm512_mul_ps(total, _mm512_set1_ps(0.5f)), job->factor, job->accumulate, job->ahead);
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -162,7 +163,10 @@ void winograd_rows_avx512vnni(const struct winograd_job *job, float *const outpu
                                               {winograd_planar_2x7_avx512vnni, winograd_planar_2x8_avx512vnni}};
     float stored[2][8][BLOCK_CHANNELS] __attribute__((aligned(64)));
     bool eights = job->pixels % 8 == 0;
-    for (int x = 0; x < job->pixels; x += eights ? 8 : 7) tiles[job->planar][eights](job, x, outputs, stored);
+    for (int x = 0, width = eights ? 8 : 7; x < job->pixels; x += width) {
+        fetch_some(job->fetch, 2 * width);
+        tiles[job->planar][eights](job, x, outputs, stored);
+    }
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -198,6 +202,7 @@ INLINE void gradient_sums(const struct winograd_gradient_job *job, __m512i sum[3
     const uint8_t *row = job->rows + K * job->pitch;
     for (int pair = 0; pair < job->pairs; pair++, errors += job->row_quads * 64, row += 4 * job->pitch) {
         const uint8_t *pixels = row;
+        fetch_some(job->fetch, job->row_quads);
         for (int x = 0; x < job->row_quads; x++, errors += 64, pixels += 64) {
             __m512i a[3];
 #pragma GCC unroll 3
