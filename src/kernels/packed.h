@@ -70,6 +70,8 @@ bool packed_forward(struct packed_convolution *packed, struct thread_pool *pool,
 // input_error: blocked [images] of Ci x H x W, overwritten or added to; NULL: the errors are only quantized.
 bool packed_input_error(struct packed_convolution *packed, struct thread_pool *pool, int images, const struct packed_input *errors,
                         float *input_error, bool accumulate, struct image_done done, struct error *error);
+// Whether packed_input_error computes what each image adds to the weight gradient, which packed_weight_gradient then only sums.
+bool packed_gradient_by_image(const struct packed_convolution *packed);
 // From the bytes of the last two calls.
 // gradient[Co][Ci][Kh][Kw] += the weight gradient.
 void packed_weight_gradient(struct packed_convolution *packed, struct thread_pool *pool, int images, float *gradient);

@@ -337,6 +337,11 @@ static void add_products_task(void *context, int task, int thread)
     store_gradient(work, block, first_out, totals);
 }
 
+bool packed_gradient_by_image(const struct packed_convolution *packed)
+{
+    return packed->gradient_by_image;
+}
+
 void packed_weight_gradient(struct packed_convolution *packed, struct thread_pool *pool, int images, float *gradient)
 {
     const struct mls_format *formats = packed->request.formats;

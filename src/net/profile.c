@@ -14,6 +14,8 @@ const char *const profile_part_names[PROFILE_PARTS] = {
     [PART_NORMALIZE_BACKWARD] = "normalize backward",
     [PART_WEIGHT_GRADIENT] = "weight gradient",
     [PART_INPUT_ERROR] = "quantize, input error",
+    [PART_ERROR_AND_GRADIENT] = "quantize, backward",
+    [PART_ADD_GRADIENTS] = "add up the gradient",
     [PART_BACKWARD] = "backward",
     [PART_OPTIMIZER] = "optimizer",
 };

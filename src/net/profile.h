@@ -16,6 +16,8 @@ enum profile_part {
     PART_NORMALIZE_BACKWARD,
     PART_WEIGHT_GRADIENT,
     PART_INPUT_ERROR,
+    PART_ERROR_AND_GRADIENT, // by image (kernels/packed_gradient.c)
+    PART_ADD_GRADIENTS,
     PART_BACKWARD,
     PART_OPTIMIZER,
     PROFILE_PARTS

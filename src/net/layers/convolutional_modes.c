@@ -56,12 +56,24 @@ bool convolutional_show(const struct layer *layer, const struct pass *pass, enum
     return observer_show(layer->network->observer, &seen, operand == MLS_WEIGHT ? NULL : &map, error);
 }
 
+// How many convolutions a part computes.
+static int convolutions_of(const struct layer *layer, enum profile_part part)
+{
+    const bool passes_error = layer->inputs[0] && layer->inputs[0]->needs_delta;
+    switch (part) {
+    case PART_CONVOLVE:
+    case PART_WEIGHT_GRADIENT: return 1;
+    case PART_INPUT_ERROR: return passes_error;
+    case PART_ERROR_AND_GRADIENT: return passes_error + 1;
+    default: return 0;
+    }
+}
+
 void convolutional_lap(const struct layer *layer, const struct pass *pass, enum profile_part part, double inputs, double outputs)
 {
     const struct convolutional *c = layer->state;
-    bool convolution = part == PART_CONVOLVE || part == PART_WEIGHT_GRADIENT || part == PART_INPUT_ERROR;
     double bytes = 4 * pass->images * (inputs * (double)shape_size(layer->input_shape) + outputs * (double)shape_size(layer->output_shape));
-    profile_lap(layer->network->profile, layer->index, part, convolution ? layer->multiply_adds * pass->images : 0, bytes,
+    profile_lap(layer->network->profile, layer->index, part, convolutions_of(layer, part) * layer->multiply_adds * pass->images, bytes,
                 c->mode == MODE_PACKED);
 }
 
@@ -97,9 +109,14 @@ static bool backward_packed(struct layer *layer, const struct pass *pass, struct
         errors.bounds = c->error_bounds;
     }
     if (!packed_input_error(c->packed, pass->pool, pass->images, &errors, target.values, target.accumulate, target.done, error)) return false;
-    convolutional_lap(layer, pass, PART_INPUT_ERROR, target.accumulate ? 2 : 1, arrays_of(&errors.source) + 0.5);
+    const bool by_image = packed_gradient_by_image(c->packed);
+    const double inputs = target.accumulate ? 2 : 1, outputs = arrays_of(&errors.source) + 0.5;
+    convolutional_lap(layer, pass, by_image ? PART_ERROR_AND_GRADIENT : PART_INPUT_ERROR, inputs, outputs);
     packed_weight_gradient(c->packed, pass->pool, pass->images, c->weights->gradient);
-    convolutional_lap(layer, pass, PART_WEIGHT_GRADIENT, 0.25, 0.25);
+    if (by_image)
+        convolutional_lap(layer, pass, PART_ADD_GRADIENTS, 0, 0);
+    else
+        convolutional_lap(layer, pass, PART_WEIGHT_GRADIENT, 0.25, 0.25);
     return true;
 }
 
