@@ -386,75 +386,18 @@ INLINE void gradient_tile(const struct gradient_job *job, int tap, const float *
     add_to_totals(sum, scales, totals + tap * GRADIENT_CHANNELS * BLOCK_CHANNELS, TAPS);
 }
 
-#define SMALL_CHANNELS 4
-
-// Maps of so few quads that the pixels of three taps stay in registers beside the totals of some output channels, over all images.
-INLINE void gradient_small_tile(const struct gradient_job *job, const size_t *offsets, int channel, float *totals, const int QUADS)
+// scales[8][16] = Sg_1 * Sg_2
+INLINE void multiply_scales(const float *in_scales, const float *out_scales, float *scales)
 {
-    const __m512i order = order_of_pixels();
-    struct gradient_job one = *job;
-    __m512 total[3][SMALL_CHANNELS];
-#pragma GCC unroll 3
-    for (int t = 0; t < 3; t++)
-#pragma GCC unroll 4
-        for (int c = 0; c < SMALL_CHANNELS; c++) total[t][c] = _mm512_loadu_ps(totals + (t * GRADIENT_CHANNELS + c) * BLOCK_CHANNELS);
-    for (int n = 0; n < job->images; n++, gradient_next_image(&one)) {
-        __m512 in_scales = _mm512_loadu_ps(one.in_scales);
-        __m512i a[3][4];
-        if (channel == 0) fetch_some(job->fetch, QUADS);
-#pragma GCC unroll 4
-        for (int q = 0; q < QUADS; q++) {
-            const uint8_t *pixels = one.pixels + (size_t)(q / one.row_quads) * one.row_bytes + (size_t)(q % one.row_quads) * 4 * BLOCK_CHANNELS;
-#pragma GCC unroll 3
-            for (int t = 0; t < 3; t++) a[t][q] = load_pixels(pixels + offsets[t], BLOCK_CHANNELS, order);
-        }
-#pragma GCC unroll 4
-        for (int c = 0; c < SMALL_CHANNELS; c++) {
-            __m512 scale = _mm512_mul_ps(in_scales, _mm512_set1_ps(one.out_scales[channel + c]));
-            __m512i sum[3] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512()};
-#pragma GCC unroll 4
-            for (int q = 0; q < QUADS; q++) {
-                __m512i e = broadcast_4((const uint8_t *)one.quads + 64 * q + 4 * (channel + c));
-#pragma GCC unroll 3
-                for (int t = 0; t < 3; t++) sum[t] = _mm512_dpbusd_epi32(sum[t], a[t][q], e);
-            }
-#pragma GCC unroll 3
-            for (int t = 0; t < 3; t++) total[t][c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[t]), scale, total[t][c]);
-        }
-    }
-#pragma GCC unroll 3
-    for (int t = 0; t < 3; t++)
-#pragma GCC unroll 4
-        for (int c = 0; c < SMALL_CHANNELS; c++) _mm512_storeu_ps(totals + (t * GRADIENT_CHANNELS + c) * BLOCK_CHANNELS, total[t][c]);
-}
-
-#define SMALL_TILE(quads)                                                                                          \
-    static void __attribute__((noinline)) gradient_small_##quads##_avx512vnni(                                      \
-        const struct gradient_job *job, const size_t *offsets, int channel, float *totals)                          \
-    {                                                                                                              \
-        gradient_small_tile(job, offsets, channel, totals, quads);                                                  \
-    }
-SMALL_TILE(1) SMALL_TILE(2) SMALL_TILE(3) SMALL_TILE(4)
-
-// false where the map is not small.
-static bool gradient_small_avx512vnni(const struct gradient_job *job, float *totals)
-{
-    static void (*const tiles[])(const struct gradient_job *job, const size_t *offsets, int channel, float *totals) = {
-        gradient_small_1_avx512vnni, gradient_small_2_avx512vnni, gradient_small_3_avx512vnni, gradient_small_4_avx512vnni};
-    int quads = job->height * job->row_quads;
-    if (quads > 4 || job->row_taps != 3 || job->pixel_bytes != BLOCK_CHANNELS || job->corrections) return false;
-    for (int tap = 0; tap < job->taps; tap += 3)
-        for (int channel = 0; channel < GRADIENT_CHANNELS; channel += SMALL_CHANNELS)
-            tiles[quads - 1](job, job->tap_offsets + tap, channel, totals + (tap * GRADIENT_CHANNELS + channel) * BLOCK_CHANNELS);
-    return true;
+    const __m512 in = _mm512_loadu_ps(in_scales);
+    for (int c = 0; c < GRADIENT_CHANNELS; c++)
+        _mm512_storeu_ps(scales + c * BLOCK_CHANNELS, _mm512_mul_ps(in, _mm512_set1_ps(out_scales[c])));
 }
 
 static void gradient_image_avx512vnni(const struct gradient_job *job, float *totals)
 {
     float scales[GRADIENT_CHANNELS * BLOCK_CHANNELS];
-    __m512 in = _mm512_loadu_ps(job->in_scales);
-    for (int c = 0; c < GRADIENT_CHANNELS; c++)
-        _mm512_storeu_ps(scales + c * BLOCK_CHANNELS, _mm512_mul_ps(in, _mm512_set1_ps(job->out_scales[c])));
+    multiply_scales(job->in_scales, job->out_scales, scales);
     for (int tap = 0, count; tap < job->taps; tap += count) {
         count = gradient_tile_taps(job, tap);
         if (count == 3 && job->pixel_bytes == BLOCK_CHANNELS)
@@ -473,7 +416,6 @@ static void gradient_image_avx512vnni(const struct gradient_job *job, float *tot
 static void gradient_images_avx512vnni(const struct gradient_job *job, float *totals)
 {
     struct gradient_job one = *job;
-    if (gradient_small_avx512vnni(job, totals)) return;
     for (int n = 0; n < job->images; n++, gradient_next_image(&one)) gradient_image_avx512vnni(&one, totals);
 }
 
@@ -501,6 +443,103 @@ static void gradient_images_sums_avx512vnni(const struct gradient_job *job, int6
 {
     struct gradient_job one = *job;
     for (int n = 0; n < job->images; n++, gradient_next_image(&one)) gradient_image_sums_avx512vnni(&one, sums);
+}
+
+#define FEW_QUADS 4
+#define FEW_CHANNELS 4
+
+// Maps of so few quads that the pixels of three taps stay in registers beside the totals of some output channels, over all images.
+INLINE void raster_few_tile(const struct raster_job *job, int row, int channel, float *totals, const int QUADS)
+{
+    struct raster_job one = *job;
+    __m512 total[3][FEW_CHANNELS];
+    totals += (3 * row * GRADIENT_CHANNELS + channel) * BLOCK_CHANNELS;
+#pragma GCC unroll 3
+    for (int t = 0; t < 3; t++)
+#pragma GCC unroll 4
+        for (int c = 0; c < FEW_CHANNELS; c++) total[t][c] = _mm512_loadu_ps(totals + (t * GRADIENT_CHANNELS + c) * BLOCK_CHANNELS);
+    for (int n = 0; n < job->images; n++, raster_next_image(&one)) {
+        const uint8_t *pixels = one.pixels + (size_t)row * one.row_bytes;
+        const __m512 in_scales = _mm512_loadu_ps(one.in_scales);
+        __m512i a[3][FEW_QUADS];
+        if (channel == 0) fetch_some(job->fetch, QUADS);
+#pragma GCC unroll 3
+        for (int t = 0; t < 3; t++)
+#pragma GCC unroll 4
+            for (int q = 0; q < QUADS; q++) a[t][q] = _mm512_loadu_si512(pixels + (size_t)t * one.column_bytes + q * 64);
+#pragma GCC unroll 4
+        for (int c = 0; c < FEW_CHANNELS; c++) {
+            const __m512 scale = _mm512_mul_ps(in_scales, _mm512_set1_ps(one.out_scales[channel + c]));
+            const __m512i start = one.corrections ? _mm512_set1_epi32(-one.corrections[channel + c]) : _mm512_setzero_si512();
+            __m512i sum[3] = {start, start, start};
+#pragma GCC unroll 4
+            for (int q = 0; q < QUADS; q++) {
+                const __m512i e = broadcast_4((const uint8_t *)one.errors + 64 * q + 4 * (channel + c));
+#pragma GCC unroll 3
+                for (int t = 0; t < 3; t++) sum[t] = _mm512_dpbusd_epi32(sum[t], a[t][q], e);
+            }
+#pragma GCC unroll 3
+            for (int t = 0; t < 3; t++) total[t][c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[t]), scale, total[t][c]);
+        }
+    }
+#pragma GCC unroll 3
+    for (int t = 0; t < 3; t++)
+#pragma GCC unroll 4
+        for (int c = 0; c < FEW_CHANNELS; c++) _mm512_storeu_ps(totals + (t * GRADIENT_CHANNELS + c) * BLOCK_CHANNELS, total[t][c]);
+}
+
+#define FEW_TILE(quads)                                                                                            \
+    static void __attribute__((noinline)) raster_few_##quads##_avx512vnni(const struct raster_job *job, int row, int channel, float *totals) \
+    {                                                                                                              \
+        raster_few_tile(job, row, channel, totals, quads);                                                          \
+    }
+FEW_TILE(1) FEW_TILE(2) FEW_TILE(3) FEW_TILE(4)
+
+static void raster_few_avx512vnni(const struct raster_job *job, float *totals)
+{
+    static void (*const tiles[FEW_QUADS])(const struct raster_job *job, int row, int channel, float *totals) = {
+        raster_few_1_avx512vnni, raster_few_2_avx512vnni, raster_few_3_avx512vnni, raster_few_4_avx512vnni};
+    for (int row = 0; row < job->rows; row++)
+        for (int channel = 0; channel < GRADIENT_CHANNELS; channel += FEW_CHANNELS) tiles[job->quads - 1](job, row, channel, totals);
+}
+
+// A row of the window, of one image.
+static void __attribute__((noinline)) raster_many_avx512vnni(const struct raster_job *job, int row, const float *scales, float *totals)
+{
+    __m512i sum[GRADIENT_TAPS][GRADIENT_CHANNELS];
+    const size_t column_bytes = job->column_bytes;
+    const uint8_t *pixels = job->pixels + (size_t)row * job->row_bytes;
+    const int8_t *errors = job->errors;
+    fetch_some(job->fetch, job->quads);
+#pragma GCC unroll 8
+    for (int c = 0; c < GRADIENT_CHANNELS; c++)
+        sum[0][c] = sum[1][c] = sum[2][c] = job->corrections ? _mm512_set1_epi32(-job->corrections[c]) : _mm512_setzero_si512();
+    for (int q = 0; q < job->quads; q++, pixels += 64, errors += 64) {
+        __m512i a[GRADIENT_TAPS];
+#pragma GCC unroll 3
+        for (int t = 0; t < 3; t++) a[t] = _mm512_loadu_si512(pixels + (size_t)t * column_bytes);
+#pragma GCC unroll 8
+        for (int c = 0; c < GRADIENT_CHANNELS; c++) {
+            const __m512i e = broadcast_4((const uint8_t *)errors + 4 * c);
+#pragma GCC unroll 3
+            for (int t = 0; t < 3; t++) sum[t][c] = _mm512_dpbusd_epi32(sum[t][c], a[t], e);
+        }
+    }
+    add_to_totals(sum, scales, totals + 3 * row * GRADIENT_CHANNELS * BLOCK_CHANNELS, 3);
+}
+
+static void gradient_raster_avx512vnni(const struct raster_job *job, float *totals)
+{
+    struct raster_job one = *job;
+    float scales[GRADIENT_CHANNELS * BLOCK_CHANNELS];
+    if (job->quads <= FEW_QUADS) {
+        raster_few_avx512vnni(job, totals);
+        return;
+    }
+    for (int n = 0; n < job->images; n++, raster_next_image(&one)) {
+        multiply_scales(one.in_scales, one.out_scales, scales);
+        for (int row = 0; row < job->rows; row++) raster_many_avx512vnni(&one, row, scales, totals);
+    }
 }
 
 static void add_image_products_avx512(const struct products_job *job, float *totals)
@@ -569,6 +608,7 @@ const struct kernel_set kernels_avx512vnni = {
     .winograd_gradient = winograd_gradient_avx512vnni,
     .gradient_images = gradient_images_avx512vnni,
     .gradient_images_sums = gradient_images_sums_avx512vnni,
+    .gradient_raster = gradient_raster_avx512vnni,
     .add_image_products = add_image_products_avx512,
     .depthwise_row = depthwise_row_avx512vnni,
     .depthwise_gradient = depthwise_gradient_avx512vnni,

@@ -153,6 +153,21 @@ struct winograd_gradient_job {
     struct fetch *fetch;          // as in struct gradient_job; a turn: a quad of one of the four M
 };
 
+// The weight gradient of a small map, whose pixels are packed for it: a quad is 4 outputs in the order of the raster, of as many rows as it
+// takes. 16 input channels x 8 output channels x taps.
+struct raster_job {
+    int images;                   // one after the other, at these distances
+    size_t image_pixels, image_errors, image_in_scales, image_out_scales, image_corrections;
+    int rows, quads;              // rows of a window that has 3 columns
+    size_t row_bytes, column_bytes; // from the pixels of one tap to those of the tap below, to the right
+    const uint8_t *pixels;        // of tap 0, [quads][16][4]
+    const int8_t *errors;         // of the first output channel, [quads][16][4]; 0 where there is no pixel
+    const int32_t *corrections;   // as in struct gradient_job
+    const float *in_scales;       // [16]
+    const float *out_scales;      // [8]
+    struct fetch *fetch;          // as in struct gradient_job; a turn: a quad with 3 taps
+};
+
 // A tile of the weight gradient: what the images add to it, where P of each is known. 16 input channels x 8 output channels.
 struct products_job {
     int images;                   // one after the other, at these distances
@@ -237,6 +252,15 @@ static inline void winograd_next_image(struct winograd_gradient_job *job)
     job->out_scales += job->image_out_scales;
 }
 
+static inline void raster_next_image(struct raster_job *job)
+{
+    job->pixels += job->image_pixels;
+    job->errors += job->image_errors;
+    job->in_scales += job->image_in_scales;
+    job->out_scales += job->image_out_scales;
+    if (job->corrections) job->corrections += job->image_corrections;
+}
+
 // Taps of the tile that begins with `tap`.
 static inline int gradient_tile_taps(const struct gradient_job *job, int tap)
 {
@@ -266,6 +290,8 @@ struct kernel_set {
     // The same for 9 taps. NULL: there is none, nor a winograd_errors.
     void (*winograd_errors)(const struct winograd_errors_job *job);
     void (*winograd_gradient)(const struct winograd_gradient_job *job, float *totals);
+    // The same of small maps. NULL: there is none.
+    void (*gradient_raster)(const struct raster_job *job, float *totals);
     // The same from (float)P.
     void (*add_image_products)(const struct products_job *job, float *totals);
     // sums[tap][out channel][16] += P

@@ -452,13 +452,13 @@ static size_t sums_floats(const struct packed_convolution *packed)
 static size_t rows_floats(const struct packed_convolution *packed)
 {
     size_t forward = winograd_bytes(&packed->forward), backward = winograd_bytes(&packed->backward);
-    size_t gradient = winograd_gradient_row_bytes(packed), most = forward > backward ? forward : backward;
+    size_t gradient = winograd_gradient_row_bytes(packed) + raster_gradient_pixel_bytes(packed), most = forward > backward ? forward : backward;
     return (gradient > most ? gradient : most) / sizeof(float);
 }
 
 static size_t mixed_floats(const struct packed_convolution *packed)
 {
-    return (winograd_gradient_mixed_bytes(packed) + winograd_gradient_start_bytes(packed)) / sizeof(float);
+    return (winograd_gradient_mixed_bytes(packed) + winograd_gradient_start_bytes(packed) + raster_gradient_error_bytes(packed)) / sizeof(float);
 }
 
 static size_t scratch_floats(const struct packed_convolution *packed)

@@ -66,6 +66,7 @@ static void plan_tasks(struct packed_convolution *packed, int threads)
     plan->columns = divide_up(tiles, plan->tiles);
     size_t bytes = (a->block_bytes + packed->errors.quads_block) * (plan->winograd ? 2 : 1);
     if (bytes < FIRST_CACHE) plan->images = (int)(FIRST_CACHE / bytes);
+    if (plan->raster) plan->images = raster_gradient_images(packed);
 }
 
 void gradient_plan(struct packed_convolution *packed, int threads)
@@ -74,6 +75,7 @@ void gradient_plan(struct packed_convolution *packed, int threads)
     *plan = (struct gradient_plan){.blocks = 1, .tiles = 1, .images = 1};
     if (packed->depthwise) return;
     plan->winograd = winograd_gradient_fits(packed);
+    plan->raster = !plan->winograd && raster_gradient_fits(packed);
     plan->pitch = (size_t)(packed->shape.out_width + 2) * BLOCK_CHANNELS;
     if (!packed->gradient_by_image) {
         plan_tasks(packed, threads);
@@ -93,7 +95,8 @@ size_t gradient_turns(const struct packed_convolution *packed, int images)
 {
     const struct packed_map *e = &packed->errors;
     const int window = packed->shape.kernel_height * packed->shape.kernel_width;
-    const size_t parts = packed->gradient.winograd ? 2 : (size_t)divide_up(window, GRADIENT_TAPS), quads = (size_t)(e->height * e->row_quads);
+    const size_t parts = packed->gradient.winograd ? 2 : (size_t)divide_up(window, GRADIENT_TAPS);
+    const size_t quads = (size_t)(packed->gradient.raster ? raster_gradient_quads(packed) : e->height * e->row_quads);
     return (size_t)packed->gradient.blocks * (size_t)packed->gradient.tiles * (size_t)images * parts * quads;
 }
 
@@ -188,8 +191,8 @@ static void store_gradient(const struct gradient_work *work, int block, int firs
         if (first >= end) continue;
         float *to = work->gradient + ((size_t)out * (size_t)inputs + (size_t)(first % inputs)) * (size_t)window;
         const float *from = totals + (out - first_out) * BLOCK_CHANNELS + first - block * BLOCK_CHANNELS;
-        for (int k = 0; k < window; k++, from += GRADIENT_CHANNELS * BLOCK_CHANNELS)
-            for (int i = 0; i < end - first; i++) to[i * window + k] += from[i] * work->factor;
+        for (int i = 0; i < end - first; i++)
+            for (int k = 0; k < window; k++) *to++ += from[k * GRADIENT_CHANNELS * BLOCK_CHANNELS + i] * work->factor;
     }
 }
 
@@ -244,33 +247,55 @@ static struct gradient_job job_of(const struct packed_convolution *packed)
                                  .image_corrections = gradient_output_blocks(packed) * BLOCK_CHANNELS};
 }
 
-// The tiles of a task, into totals or, where all images are one group, into sums.
-static void gradient_of_images(const struct packed_convolution *packed, const struct tile_range *t, const struct gradient_images *images,
-                               const struct packed_scratch *scratch, struct fetch *fetch, struct gradient_job *job)
+// What all tiles of a task share, or those of a block of inputs, of some images.
+static void prepare_errors(const struct packed_convolution *packed, const struct tile_range *t, const struct gradient_images *images,
+                           const struct packed_scratch *scratch)
+{
+    const int first_out = t->first_tile * GRADIENT_CHANNELS, end_out = t->end_tile * GRADIENT_CHANNELS;
+    if (packed->gradient.winograd) winograd_gradient_errors(packed, images, first_out, end_out, scratch);
+    if (packed->gradient.raster) raster_gradient_errors(packed, images, first_out, end_out, scratch);
+    if (scratch->corrections) correct_zero_point(packed, t, images, scratch->corrections);
+}
+
+static void prepare_pixels(const struct packed_convolution *packed, const struct gradient_images *images, int block,
+                           const struct packed_scratch *scratch)
+{
+    if (packed->gradient.winograd) winograd_gradient_rows(packed, images, block, scratch);
+    if (packed->gradient.raster) raster_gradient_pixels(packed, images, block, scratch);
+}
+
+// A tile, into totals or, where all images are one group, into sums; `at`: of it among those of the task, in numbers.
+static void gradient_of_tile(const struct packed_convolution *packed, const struct tile_range *t, const struct gradient_images *images, int block,
+                             int out, size_t at, const struct packed_scratch *scratch, struct gradient_job *job)
 {
     const struct kernel_set *kernels = packed->request.kernels;
-    const struct convolution_shape *s = &packed->shape;
-    const bool winograd = packed->gradient.winograd;
     const int first_out = t->first_tile * GRADIENT_CHANNELS;
+    if (packed->gradient.winograd) {
+        winograd_gradient_tile(packed, images, block, first_out, out, scratch, job->fetch, scratch->totals + at);
+        return;
+    }
+    if (packed->gradient.raster) {
+        raster_gradient_tile(packed, images, block, first_out, out, scratch, job->fetch, scratch->totals + at);
+        return;
+    }
+    aim(packed, t, images, block, out, scratch->corrections, job);
+    if (scratch->sums)
+        kernels->gradient_images_sums(job, scratch->sums + at);
+    else
+        kernels->gradient_images(job, scratch->totals + at);
+}
+
+static void gradient_of_images(const struct packed_convolution *packed, const struct tile_range *t, const struct gradient_images *images,
+                               const struct packed_scratch *scratch, struct gradient_job *job)
+{
+    const struct convolution_shape *s = &packed->shape;
+    const int first_out = t->first_tile * GRADIENT_CHANNELS, end_out = t->end_tile * GRADIENT_CHANNELS;
     size_t at = 0;
-    job->fetch = fetch;
-    if (winograd) winograd_gradient_errors(packed, images, first_out, t->end_tile * GRADIENT_CHANNELS, scratch);
-    if (scratch->corrections) correct_zero_point(packed, t, images, scratch->corrections);
+    prepare_errors(packed, t, images, scratch);
     for (int block = t->first_block; block < t->end_block; block++) {
-        if (winograd && have_weights(s, block, first_out, t->end_tile * GRADIENT_CHANNELS))
-            winograd_gradient_rows(packed, images, block, scratch);
-        for (int out = first_out; out < t->end_tile * GRADIENT_CHANNELS; out += GRADIENT_CHANNELS, at += tile_floats(packed)) {
-            if (!have_weights(s, block, out, out + GRADIENT_CHANNELS)) continue;
-            if (winograd) {
-                winograd_gradient_tile(packed, images, block, first_out, out, scratch, fetch, scratch->totals + at);
-                continue;
-            }
-            aim(packed, t, images, block, out, scratch->corrections, job);
-            if (scratch->sums)
-                kernels->gradient_images_sums(job, scratch->sums + at);
-            else
-                kernels->gradient_images(job, scratch->totals + at);
-        }
+        if (have_weights(s, block, first_out, end_out)) prepare_pixels(packed, images, block, scratch);
+        for (int out = first_out; out < end_out; out += GRADIENT_CHANNELS, at += tile_floats(packed))
+            if (have_weights(s, block, out, out + GRADIENT_CHANNELS)) gradient_of_tile(packed, t, images, block, out, at, scratch, job);
     }
 }
 
@@ -291,7 +316,8 @@ static void gradient_task(void *context, int task, int thread)
         const struct gradient_images images = images_from(&packed->errors, image, next - image);
         const struct gradient_images ahead = images_from(&packed->errors, next, minimum(packed->gradient.images, work->images - next));
         struct fetch fetch = plan_fetch(packed, &t, &ahead);
-        gradient_of_images(packed, &t, &images, &scratch, &fetch, &job);
+        job.fetch = &fetch;
+        gradient_of_images(packed, &t, &images, &scratch, &job);
     }
     for (int block = t.first_block; block < t.end_block; block++)
         for (int tile = t.first_tile; tile < t.end_tile; tile++, totals += size) {
@@ -316,7 +342,8 @@ void gradient_image_products(const struct packed_convolution *packed, int image,
     struct gradient_job job = job_of(packed);
     own.totals = packed->products + (size_t)image * size;
     memset(own.totals, 0, size * sizeof *own.totals);
-    gradient_of_images(packed, &all, &one, &own, fetch, &job);
+    job.fetch = fetch;
+    gradient_of_images(packed, &all, &one, &own, &job);
 }
 
 // A tile: totals = fma((float)P, Sg_1 * Sg_2, totals) over the images.

@@ -88,6 +88,7 @@ struct gradient_plan {
     int rows, columns;  // tasks
     int images;         // at a time
     bool winograd;      // two rows of errors at a time (struct winograd_gradient_job)
+    bool raster;        // pixels are packed for it (struct raster_job)
     size_t pitch;       // there: bytes of a transformed row
 };
 
@@ -130,8 +131,10 @@ struct packed_scratch {
     float *scales;   // Sg_1 * Sg_2 of two output blocks, [images of a task][2][groups][16]
     float *totals;   // weight gradient, [tiles of a task][taps][8][16]
     int64_t *sums;   // the same, where all images are one group; else NULL
-    uint8_t *rows;   // struct winograd_job, [pairs of a band][lines][4][pitch]; weight gradient, [images][pairs][4][pitch]; NULL: not used
-    int8_t *mixed;   // struct winograd_errors_job, [images][blocks of a task's outputs][errors of a block]; NULL: not used
+    uint8_t *rows;   // struct winograd_job, [pairs of a band][lines][4][pitch]; weight gradient, [images][pairs][4][pitch], or struct
+                     // raster_job, [images][taps][quads][16][4]; NULL: not used
+    int8_t *mixed;   // struct winograd_errors_job, [images][blocks of a task's outputs][errors of a block]; the same for struct raster_job;
+                     // NULL: not used
     int32_t *starts; // [images][blocks of a task's outputs][4][16]
     int32_t *corrections; // struct gradient_job, [images][blocks of a task's outputs][16]; NULL: not used
 };
@@ -220,6 +223,19 @@ void winograd_gradient_rows(const struct packed_convolution *packed, const struc
 // A tile: the outputs from `out` of a task that begins with first_out.
 void winograd_gradient_tile(const struct packed_convolution *packed, const struct gradient_images *images, int block, int first_out, int out,
                             const struct packed_scratch *scratch, struct fetch *fetch, float *totals);
+
+// The weight gradient of small maps (packed_raster.c): as by Winograd's way.
+bool raster_gradient_fits(const struct packed_convolution *packed);
+int raster_gradient_quads(const struct packed_convolution *packed);  // of a map
+int raster_gradient_images(const struct packed_convolution *packed); // at a time
+size_t raster_gradient_pixel_bytes(const struct packed_convolution *packed);
+size_t raster_gradient_error_bytes(const struct packed_convolution *packed);
+void raster_gradient_errors(const struct packed_convolution *packed, const struct gradient_images *images, int first_out, int end_out,
+                            const struct packed_scratch *scratch);
+void raster_gradient_pixels(const struct packed_convolution *packed, const struct gradient_images *images, int block,
+                            const struct packed_scratch *scratch);
+void raster_gradient_tile(const struct packed_convolution *packed, const struct gradient_images *images, int block, int first_out, int out,
+                          const struct packed_scratch *scratch, struct fetch *fetch, float *totals);
 
 // The largest byte of a map, zero point included.
 static inline int largest_byte(const struct packed_map *map)

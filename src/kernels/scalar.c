@@ -250,6 +250,25 @@ static void gradient_images_scalar(const struct gradient_job *job, float *totals
     for (int n = 0; n < job->images; n++, gradient_next_image(&one)) gradient_image_scalar(&one, totals);
 }
 
+static void gradient_raster_image_scalar(const struct raster_job *job, float *totals)
+{
+    for (int tap = 0; tap < 3 * job->rows; tap++) {
+        const uint8_t *pixels = job->pixels + (size_t)(tap / 3) * job->row_bytes + (size_t)(tap % 3) * job->column_bytes;
+        for (int channel = 0; channel < GRADIENT_CHANNELS; channel++)
+            for (int i = 0; i < BLOCK_CHANNELS; i++, totals++) {
+                int32_t sum = job->corrections ? -job->corrections[channel] : 0;
+                for (int p = 0; p < 4 * job->quads; p++) sum += pixels[p / 4 * 64 + 4 * i + p % 4] * job->errors[p / 4 * 64 + 4 * channel + p % 4];
+                *totals = fmaf((float)sum, job->in_scales[i] * job->out_scales[channel], *totals);
+            }
+    }
+}
+
+static void gradient_raster_scalar(const struct raster_job *job, float *totals)
+{
+    struct raster_job one = *job;
+    for (int n = 0; n < job->images; n++, raster_next_image(&one)) gradient_raster_image_scalar(&one, totals);
+}
+
 static void add_image_products_scalar(const struct products_job *job, float *totals)
 {
     for (int n = 0; n < job->images; n++) {
@@ -335,6 +354,7 @@ const struct kernel_set kernels_scalar = {
     .winograd_gradient = winograd_gradient_scalar,
     .gradient_images = gradient_images_scalar,
     .gradient_images_sums = gradient_images_sums_scalar,
+    .gradient_raster = gradient_raster_scalar,
     .add_image_products = add_image_products_scalar,
     .depthwise_row = depthwise_row_plain,
     .depthwise_gradient = depthwise_gradient_plain,
