@@ -554,6 +554,7 @@ static void add_image_products_avx512(const struct products_job *job, float *tot
 #pragma GCC unroll 8
             for (int c = 0; c < GRADIENT_CHANNELS; c++) {
                 const int at = (tap * GRADIENT_CHANNELS + c) * BLOCK_CHANNELS;
+                __builtin_prefetch(products + 2 * job->image_products + at);
                 _mm512_storeu_ps(totals + at, _mm512_fmadd_ps(_mm512_loadu_ps(products + at), scales[c], _mm512_loadu_ps(totals + at)));
             }
     }

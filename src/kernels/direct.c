@@ -281,17 +281,6 @@ struct output_map {
     int blocks, height, width;
 };
 
-// A row of a phase of one image.
-static void convolve_row(const struct direct_convolution *direct, const struct direct_job *job, const struct phase *phase, const float *input,
-                         int width, bool is_last, float *const outputs[2])
-{
-    // The next row, for writing.
-    size_t next = (size_t)(phase->step * width) * BLOCK_CHANNELS;
-    for (int b = 0; !is_last && b < job->blocks; b++)
-        for (int i = 0; i < phase->columns; i++) __builtin_prefetch(outputs[b] + next + (size_t)i * job->output_step, 1);
-    (direct->depthwise ? depthwise_direct_row : direct->request.kernels->direct_row)(job, input, phase->columns, outputs);
-}
-
 // The same of several images: pixel by pixel.
 static void convolve_images(const struct direct_convolution *direct, const struct direct_job *job, const struct phase *phase,
                             const float *input, size_t step, int images, float *const outputs[2])
@@ -314,12 +303,12 @@ static void set_blocks(const struct direct_convolution *direct, const struct pha
 }
 
 static void convolve_phase(const struct work *work, const struct phase *phase, const struct padded *map, const float *padded,
-                           struct output_map to, struct range images)
+                           struct output_map to, struct range images, struct fetch *fetch)
 {
     size_t plane = (size_t)to.height * (size_t)to.width * BLOCK_CHANNELS;
     const struct direct_convolution *direct = work->direct;
     const bool side_by_side = direct->together > 1;
-    struct direct_job job = {.accumulate = work->accumulate,
+    struct direct_job job = {.accumulate = work->accumulate, .fetch = fetch, .ahead = side_by_side ? 0 : (size_t)(phase->step * to.width) * BLOCK_CHANNELS,
                              .pixel_step = side_by_side ? BLOCK_CHANNELS : (size_t)phase->stride * pixel_step(map),
                              .output_step = side_by_side ? (size_t)to.blocks * plane : (size_t)phase->step * BLOCK_CHANNELS};
     for (int block = 0; block < to.blocks; block += job.blocks) {
@@ -333,7 +322,7 @@ static void convolve_phase(const struct work *work, const struct phase *phase, c
             if (side_by_side)
                 convolve_images(direct, &job, phase, from, pixel_step(map), images.end - images.first, outputs_of);
             else
-                convolve_row(direct, &job, phase, from, to.width, row + 1 == phase->rows, outputs_of);
+                (direct->depthwise ? depthwise_direct_row : direct->request.kernels->direct_row)(&job, from, phase->columns, outputs_of);
         }
     }
 }
@@ -357,6 +346,19 @@ static void all_done(const struct work *work, struct range images)
     for (int image = images.first; work->done.function && image < images.end; image++) work->done.function(work->done.context, image);
 }
 
+// What is read after an image and for the next one; nothing where several are together.
+static struct fetch plan_fetch(const struct work *work, const struct padded *map, const struct source *source, struct output_map to,
+                               struct range images)
+{
+    struct fetch fetch = {.count = 0};
+    const int channels = map->planar ? map->channels : map->blocks * BLOCK_CHANNELS;
+    if (work->direct->together > 1) return fetch;
+    fetch_add_done(&fetch, &work->done, images.first);
+    if (images.end < work->images) fetch_add_source(&fetch, source, images.end, (size_t)channels * (size_t)map->height * (size_t)map->width);
+    fetch_spread(&fetch, (size_t)to.blocks * (size_t)to.height * (size_t)to.width, MOST_AHEAD);
+    return fetch;
+}
+
 static void forward_task(void *context, int task, int thread)
 {
     struct work *work = context;
@@ -364,7 +366,8 @@ static void forward_task(void *context, int task, int thread)
     const struct convolution_shape *s = &direct->request.shape;
     struct range images = images_of_task(work, task);
     struct output_map to = {direct->errors.blocks, s->out_height, s->out_width};
-    convolve_phase(work, &direct->forward, &direct->input, direct_fill_input(work, images, thread), to, images);
+    struct fetch fetch = plan_fetch(work, &direct->input, work->input, to, images);
+    convolve_phase(work, &direct->forward, &direct->input, direct_fill_input(work, images, thread), to, images, &fetch);
     all_done(work, images);
 }
 
@@ -376,7 +379,8 @@ static void backward_task(void *context, int task, int thread)
     struct range images = images_of_task(work, task);
     struct output_map to = {direct->input.blocks, s->in_height, s->in_width};
     const float *padded = direct_fill_errors(work, images, (struct range){0, direct->errors.blocks}, thread);
-    for (int i = 0; i < direct->backward_phases; i++) convolve_phase(work, &direct->backward[i], &direct->errors, padded, to, images);
+    struct fetch fetch = plan_fetch(work, &direct->errors, work->errors, to, images);
+    for (int i = 0; i < direct->backward_phases; i++) convolve_phase(work, &direct->backward[i], &direct->errors, padded, to, images, &fetch);
     all_done(work, images);
 }
 

@@ -1,5 +1,6 @@
 // fp32 convolutions for AVX2 with FMA. A lane is an output channel; one number of the input is multiplied with 16 weights
 // or, in the weight gradient, with 16 errors.
+#include "kernels/fetch.h"
 #include "kernels/functions_avx2.h"
 
 #if defined(__GNUC__) && !defined(__clang__)
@@ -32,6 +33,7 @@ INLINE void row_tile(const struct direct_job *job, int block, const float *input
 #pragma GCC unroll 2
         for (int h = 0; h < 2; h++) {
             float *to = output + (size_t)p * job->output_step + 8 * h;
+            if (h == 0) __builtin_prefetch(to + job->ahead, 1);
             _mm256_storeu_ps(to, job->accumulate ? _mm256_add_ps(_mm256_loadu_ps(to), total[p][h]) : total[p][h]);
         }
 }
@@ -53,6 +55,7 @@ void direct_row_avx2(const struct direct_job *job, const float *input, int pixel
     for (int block = 0; block < job->blocks; block++)
         for (int x = 0; x < pixels;) {
             int left = pixels - x, count = left < MOST ? left : left == MOST + 2 ? 4 : MOST;
+            fetch_some(job->fetch, count);
             tiles[count - 1](job, block, input + (size_t)x * job->pixel_step, outputs[block] + (size_t)x * job->output_step);
             x += count;
         }
@@ -65,6 +68,7 @@ INLINE void gradient_tile(const struct direct_gradient_job *job, int first, floa
 {
     __m256 total[MOST][2];
     size_t offset[MOST];
+    fetch_some(job->fetch, TERMS);
 #pragma GCC unroll 6
     for (int t = 0; t < TERMS; t++) {
         total[t][0] = _mm256_loadu_ps(totals + t * BLOCK_CHANNELS);

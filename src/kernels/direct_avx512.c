@@ -1,5 +1,6 @@
 // fp32 convolutions for AVX-512. A lane is an output channel; one number of the input is multiplied with 16 weights or,
 // in the weight gradient, with 16 errors.
+#include "kernels/fetch.h"
 #include "kernels/functions_avx512.h"
 #include "kernels/vectors_avx512.h"
 
@@ -27,6 +28,7 @@ INLINE void row_tile(const struct direct_job *job, const float *input, int first
 #pragma GCC unroll 16
         for (int p = 0; p < PIXELS; p++) {
             float *to = outputs[b] + (size_t)(first + p) * job->output_step;
+            __builtin_prefetch(to + job->ahead, 1);
             _mm512_storeu_ps(to, job->accumulate ? _mm512_add_ps(_mm512_loadu_ps(to), total[p][b]) : total[p][b]);
         }
 }
@@ -76,6 +78,7 @@ void direct_row_avx512(const struct direct_job *job, const float *input, int pix
 {
     for (int x = 0; x < pixels;) {
         const struct tile_choice *tile = choose_tile(pixels - x, job->blocks);
+        fetch_some(job->fetch, tile->pixels * job->blocks);
         tile->functions[job->blocks - 1](job, input, x, outputs);
         x += tile->pixels;
     }
@@ -133,6 +136,7 @@ void direct_gradient_avx512(const struct direct_gradient_job *job, float *totals
         float *to = totals + (size_t)first * BLOCK_CHANNELS;
         bool neighbours = left >= 16;
         for (int t = 1; neighbours && t < 16; t++) neighbours = job->offsets[first + t] == job->offsets[first] + (size_t)t;
+        fetch_some(job->fetch, neighbours ? 16 : left >= 9 ? 9 : left >= 4 ? 4 : 1);
         if (neighbours)
             gradient_neighbours(job, first, to), first += 16;
         else if (left >= 9)

@@ -1,9 +1,11 @@
 // The weight gradient of fp32 convolutions.
 #include <string.h>
 
+#include "base/integers.h"
 #include "kernels/depthwise.h"
 #include "kernels/direct_internal.h"
 
+#define BAND_PIXELS 128
 #define NEAR_FLOATS 16384  // of a block of input and errors, which the weight gradient reads again and again from a near cache
 
 static float *partial_of(const struct direct_convolution *direct, int chunk, int block)
@@ -21,6 +23,24 @@ static struct direct_gradient_job gradient_job(const struct direct_convolution *
                                         .error_pixel_step = pixel_step(out), .error_row_step = out->padded_width * pixel_step(out)};
 }
 
+// Of a map whose images are not side by side, how many rows are taken at a time: so that they stay in the first cache for all terms.
+static int band_rows(const struct direct_convolution *direct)
+{
+    const int rows = BAND_PIXELS / direct->errors.width;
+    return direct->together > 1 ? direct->errors.height : rows < 1 ? 1 : rows;
+}
+
+static void gradient_bands(const struct direct_convolution *direct, struct direct_gradient_job job, float *totals)
+{
+    const int rows = band_rows(direct);
+    for (int left = job.height; left > 0; left -= rows) {
+        job.height = left < rows ? left : rows;
+        (direct->depthwise ? depthwise_direct_gradient : direct->request.kernels->direct_gradient)(&job, totals);
+        job.input += (size_t)rows * job.row_step;
+        job.errors += (size_t)rows * job.error_row_step;
+    }
+}
+
 // Some of the images that are in the buffers, from `first` on.
 static void gradient_images(const struct direct_convolution *direct, struct direct_gradient_job *job, const float *input, const float *errors,
                             int first, int chunk, struct range blocks)
@@ -32,7 +52,7 @@ static void gradient_images(const struct direct_convolution *direct, struct dire
         job->offsets = direct->forward.offsets + terms.first;
         job->errors = errors + padded_at(out, block * BLOCK_CHANNELS, out->top, out->left) + first * BLOCK_CHANNELS;
         job->input = direct->depthwise ? input + padded_at(in, block * BLOCK_CHANNELS, 0, 0) : input + first * BLOCK_CHANNELS;
-        (direct->depthwise ? depthwise_direct_gradient : direct->request.kernels->direct_gradient)(job, partial_of(direct, chunk, block));
+        gradient_bands(direct, *job, partial_of(direct, chunk, block));
     }
 }
 
@@ -41,6 +61,22 @@ static int gradient_together(const struct direct_convolution *direct)
 {
     size_t floats = (direct->input.plane + direct->errors.plane) * BLOCK_CHANNELS * (size_t)direct->together;
     return floats > NEAR_FLOATS ? 1 : direct->together;
+}
+
+// What is read for the images that come next.
+static struct fetch plan_fetch(const struct work *work, int next, int end, struct range blocks)
+{
+    const struct direct_convolution *direct = work->direct;
+    const struct padded *in = &direct->input, *out = &direct->errors;
+    struct fetch fetch = {.count = 0};
+    const int channels = in->planar ? in->channels : in->blocks * BLOCK_CHANNELS;
+    const size_t pixels = (size_t)out->height * (size_t)out->width;
+    if (direct->together > 1 || next >= end) return fetch;
+    fetch_add_source(&fetch, work->input, next, (size_t)channels * (size_t)in->height * (size_t)in->width);
+    fetch_add_source(&fetch, work->errors, next, (size_t)out->blocks * BLOCK_CHANNELS * pixels);
+    const size_t bands = (size_t)ceil_of(out->height, band_rows(direct));
+    fetch_spread(&fetch, (size_t)(blocks.end - blocks.first) * (size_t)direct->forward.most_terms * bands, MOST_AHEAD);
+    return fetch;
 }
 
 // Images of one chunk, in order, for some blocks of outputs.
@@ -54,6 +90,8 @@ static void gradient_part(const struct work *work, int chunk, struct range image
     for (struct range now = images; now.first < images.end; now.first = now.end) {
         now.end = images.end - now.first < direct->together ? images.end : now.first + direct->together;
         const float *errors = direct_fill_errors(work, now, blocks, thread), *input = direct_fill_input(work, now, thread);
+        struct fetch fetch = plan_fetch(work, now.end, images.end, blocks);
+        job.fetch = &fetch;
         for (int first = 0, count = now.end - now.first; first < count; first += job.images) {
             job.images = count - first < together ? count - first : together;
             gradient_images(direct, &job, input, errors, first, chunk, blocks);

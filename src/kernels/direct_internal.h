@@ -3,6 +3,7 @@
 #define KERNELS_DIRECT_INTERNAL_H
 
 #include "kernels/direct.h"
+#include "kernels/fetch_image.h"
 
 // Images with their halos: blocked, or planar with the channels apart. Of small maps several images at once, pixel by pixel side
 // by side: they are for a kernel what neighbouring pixels are, and the weights are read once for all of them.
@@ -65,6 +66,8 @@ static inline size_t padded_at(const struct padded *p, int channel, int y, int x
     if (p->planar) return (size_t)channel * p->plane + pixel;
     return ((size_t)(channel / BLOCK_CHANNELS) * p->plane + pixel) * pixel_step(p) + lane;
 }
+
+#define MOST_AHEAD ((size_t)384 << 10) // bytes of an image that are worth fetching: a part of the second cache
 
 struct work {
     struct direct_convolution *direct;

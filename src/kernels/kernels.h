@@ -218,6 +218,8 @@ struct direct_job {
     const float *weights[2];      // [terms][16]
     bool accumulate;
     size_t output_step;           // floats from one output pixel to the next
+    struct fetch *fetch;          // as in struct convolve_job
+    size_t ahead;
 };
 
 // fp32: the weight gradient of images that lie side by side, 16 outputs x `terms`. Numbers are floats.
@@ -230,6 +232,7 @@ struct direct_gradient_job {
     const float *input;
     const float *errors;          // pixel (y, x) at errors + y * error_row_step + x * error_pixel_step
     size_t error_pixel_step, error_row_step;
+    struct fetch *fetch;          // what to ask for meanwhile; a turn: a term
 };
 
 // Points the job at its next image.

@@ -1,6 +1,6 @@
 // Packed convolutions: forward and input error on packed operands.
 #include "base/vector.h"
-#include "kernels/fetch.h"
+#include "kernels/fetch_image.h"
 #include "kernels/packed_internal.h"
 
 struct convolve_work {
@@ -37,17 +37,14 @@ static size_t fetch_turns(const struct convolve_work *work)
 // What to fetch during image `image`.
 static struct fetch fetch_plan(const struct convolve_work *work, int image)
 {
-    bool last = image + 1 == work->images;
-    const struct packed_map *map = work->map;
-    const struct source *source = &work->quantization->input->source;
+    const struct packed_map *map = work->map, *a = &work->packed->activations;
     struct fetch fetch = {.count = 0};
-    size_t floats = (size_t)map->blocks * BLOCK_CHANNELS * (size_t)map->height * (size_t)map->width, next = (size_t)(image + 1) * floats;
-    if (work->done.reads)
-        fetch_add(&fetch, work->done.reads + (size_t)image * work->done.image_floats, work->done.image_floats * sizeof(float), 0, 1);
-    if (!last) fetch_add(&fetch, source->x + next, floats * sizeof(float), 0, 1);
-    if (!last && source->kind == SOURCE_ERROR) fetch_add(&fetch, source->delta + next, floats * sizeof(float), 0, 1);
-    const struct packed_map *a = &work->packed->activations;
-    if (!last && computes_products(work)) fetch_add(&fetch, a->pixels + (size_t)(image + 1) * a->image_bytes, a->image_bytes, 0, 1);
+    fetch_add_done(&fetch, &work->done, image);
+    if (image + 1 < work->images) {
+        fetch_add_source(&fetch, &work->quantization->input->source, image + 1,
+                         (size_t)map->blocks * BLOCK_CHANNELS * (size_t)map->height * (size_t)map->width);
+        if (computes_products(work)) fetch_add(&fetch, a->pixels + (size_t)(image + 1) * a->image_bytes, a->image_bytes, 0, 1);
+    }
     fetch_spread(&fetch, fetch_turns(work), MOST_AHEAD);
     return fetch;
 }
