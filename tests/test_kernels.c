@@ -225,7 +225,7 @@ static void test_random_shapes(void **state)
     }
 }
 
-static atomic_int winograd_calls, winograd_gradient_calls;
+static atomic_int winograd_calls, winograd_gradient_calls, raster_calls, product_calls;
 static const struct kernel_set *counted_set;
 
 static void count_winograd_rows(const struct winograd_job *job, float *const outputs[2])
@@ -238,6 +238,18 @@ static void count_winograd_gradient(const struct winograd_gradient_job *job, flo
 {
     winograd_gradient_calls++;
     counted_set->winograd_gradient(job, totals);
+}
+
+static void count_raster(const struct raster_job *job, float *totals)
+{
+    raster_calls++;
+    counted_set->gradient_raster(job, totals);
+}
+
+static void count_products(const struct products_job *job, float *totals)
+{
+    product_calls++;
+    counted_set->add_image_products(job, totals);
 }
 
 // Shapes whose rows are taken in pairs, with formats up to the largest integers for which that is done, and beyond. Half of them are in groups
@@ -368,6 +380,79 @@ static void test_winograd(void **state)
         if (set.winograd_gradient) assert_int_equal(winograd_gradient_calls > 0, winograd_gradient_fits(&test));
     }
     assert_in_range(by_winograd, 5, 120);
+}
+
+// Small maps and many images, or large maps and few channels; windows of up to 5 rows, in convolution groups, too.
+static struct test_case gradient_case(uint64_t key)
+{
+    struct random_stream stream = {key, 0};
+    struct test_case test;
+    const bool small = key % 2;
+    do {
+        const int window = 1 + (int)random_below(&stream, 5), side = small ? 1 + (int)random_below(&stream, 9) : 20 + (int)random_below(&stream, 20);
+        const int channels = small ? 40 : 16;
+        test.shape = (struct convolution_shape){.images = small ? 1 + (int)random_below(&stream, 40) : 1 + (int)random_below(&stream, 4),
+                                                .in_height = side, .in_width = side + (int)random_below(&stream, 3),
+                                                .in_channels = 1 + (int)random_below(&stream, (uint32_t)channels),
+                                                .out_channels = 1 + (int)random_below(&stream, (uint32_t)channels),
+                                                .kernel_height = window, .kernel_width = random_below(&stream, 4) ? 3 : window,
+                                                .stride = 1 + (int)random_below(&stream, 2), .groups = 1};
+        test.shape.padding = window == 1 ? 0 : (int)random_below(&stream, 2);
+        if (random_below(&stream, 4) == 0) set_groups(&test.shape, 12, &stream);
+        for (int i = 0; i < 3; i++) test.formats[i] = random_format(&stream);
+        test.nonnegative = random_below(&stream, 2);
+        test.values = random_below(&stream, VALUES_TINY_PLANES + 1);
+    } while (!convolution_shape_complete(&test.shape, NULL) || !packed_supports(&test.shape, test.formats, NULL));
+    return test;
+}
+
+static int up(int a, int b)
+{
+    return (a + b - 1) / b;
+}
+
+static bool has_own_group(const struct mls_format *format)
+{
+    return format->group == MLS_GROUP_NC || format->group == MLS_GROUP_N;
+}
+
+// Whether there is an image that has a group of its own.
+static bool has_groups_by_image(const struct test_case *test)
+{
+    return test->shape.images > 1 && (has_own_group(&test->formats[MLS_ACTIVATION]) || has_own_group(&test->formats[MLS_ERROR]));
+}
+
+// Whether P of an image takes less memory than its errors.
+static bool products_fit(const struct test_case *test)
+{
+    const struct convolution_shape *s = &test->shape;
+    const int tiles = up(s->in_channels, 16) * up(s->out_channels, 8), quads = s->out_height * up(s->out_width, 4);
+    return has_groups_by_image(test) && tiles * s->kernel_height * s->kernel_width * 8 * 16 * 4 <= up(s->out_channels, 16) * quads * 64;
+}
+
+// The ways of the weight gradient that nothing else shows: by image, and packed in the order of the raster.
+static void test_gradient_ways(void **state)
+{
+    struct kernel_set set = *set_or_skip(state);
+    int by_image = 0, by_raster = 0;
+    counted_set = *state;
+    set.add_image_products = count_products;
+    if (set.gradient_raster) set.gradient_raster = count_raster;
+    if (set.winograd_gradient) set.winograd_gradient = count_winograd_gradient;
+    for (uint64_t round = 0; round < 200; round++) {
+        const struct test_case test = gradient_case(7000 + round);
+        const struct convolution_shape *s = &test.shape;
+        raster_calls = product_calls = winograd_gradient_calls = 0;
+        check_case(&set, &test, 77 * round, 1 + (int)(round % 3));
+        if (s->groups > 1 && s->groups == s->in_channels && s->groups == s->out_channels) continue; // depthwise
+        assert_int_equal(product_calls > 0, products_fit(&test));
+        const bool small = s->kernel_width == 3 && up(s->out_height * s->out_width, 4) <= 16 && has_groups_by_image(&test);
+        if (set.gradient_raster) assert_int_equal(raster_calls > 0, small && !winograd_gradient_calls);
+        by_image += product_calls > 0;
+        by_raster += raster_calls > 0;
+    }
+    assert_in_range(by_image, 20, 100);
+    if (set.gradient_raster) assert_in_range(by_raster, 20, 100);
 }
 
 // Numbers at and beside every place where I could change: all that begin with few bits, and halves beside them, which the
@@ -711,7 +796,7 @@ int main(void)
     size_t count = 1;
     static const struct { const char *name; CMUnitTestFunction function; } functions[] = {
         {"random_shapes", test_random_shapes}, {"depthwise", test_depthwise}, {"grouped", test_grouped},
-        {"network_shapes", test_network_shapes}, {"winograd", test_winograd},
+        {"network_shapes", test_network_shapes}, {"winograd", test_winograd}, {"gradient_ways", test_gradient_ways},
         {"largest_sums", test_largest_sums}, {"full_sums", test_full_sums}, {"thresholds", test_thresholds},
         {"sources", test_sources}, {"direct", test_direct}};
     for (int i = 0; kernel_sets[i]; i++)

@@ -214,7 +214,7 @@ static void convolve_row_avx512vnni(const struct convolve_job *job, const uint8_
 {
     float stored[2 * 16 * BLOCK_CHANNELS] __attribute__((aligned(64)));
     int x = 0, run = job->run == 3, blocks = job->blocks - 1;
-    if (job->planar && job->taps <= 3)
+    if (job->planar && job->taps >= 1 && job->taps <= 3)
         x = convolve_planar_avx512vnni(job, input, pixels, outputs);
     else if (job->taps <= 9 && job->quad_first[0] == job->quad_last[0] && job->groups > 1) {
         const struct tile_choice *tile = &short_tiles[run][blocks];
