@@ -445,6 +445,24 @@ static void gradient_images_sums_avx512vnni(const struct gradient_job *job, int6
     for (int n = 0; n < job->images; n++, gradient_next_image(&one)) gradient_image_sums_avx512vnni(&one, sums);
 }
 
+static void raster_pixels_avx512vnni(const struct raster_pixels_job *job)
+{
+    const __m512i order = order_of_pixels();
+    for (int q = 0; q < job->quads; q++) {
+        const size_t *at = job->offsets + 4 * q;
+        __m512i pixels;
+        if (at[3] - at[0] == 3 * BLOCK_CHANNELS) { // side by side
+            pixels = _mm512_loadu_si512(job->pixels + at[0]);
+        } else {
+            pixels = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)(job->pixels + at[0])));
+            pixels = _mm512_inserti32x4(pixels, _mm_loadu_si128((const __m128i *)(job->pixels + at[1])), 1);
+            pixels = _mm512_inserti32x4(pixels, _mm_loadu_si128((const __m128i *)(job->pixels + at[2])), 2);
+            pixels = _mm512_inserti32x4(pixels, _mm_loadu_si128((const __m128i *)(job->pixels + at[3])), 3);
+        }
+        _mm512_storeu_si512(job->raster + 64 * q, _mm512_permutexvar_epi8(order, pixels));
+    }
+}
+
 #define FEW_QUADS 4
 #define FEW_CHANNELS 4
 
@@ -609,6 +627,7 @@ const struct kernel_set kernels_avx512vnni = {
     .winograd_gradient = winograd_gradient_avx512vnni,
     .gradient_images = gradient_images_avx512vnni,
     .gradient_images_sums = gradient_images_sums_avx512vnni,
+    .raster_pixels = raster_pixels_avx512vnni,
     .gradient_raster = gradient_raster_avx512vnni,
     .add_image_products = add_image_products_avx512,
     .depthwise_row = depthwise_row_avx512vnni,

@@ -168,6 +168,14 @@ struct raster_job {
     struct fetch *fetch;          // as in struct gradient_job; a turn: a quad with 3 taps
 };
 
+// The pixels of a block for that.
+struct raster_pixels_job {
+    int quads;
+    const uint8_t *pixels;
+    const size_t *offsets;        // [quads][4], bytes: where the pixels are
+    uint8_t *raster;              // [quads][16][4]
+};
+
 // A tile of the weight gradient: what the images add to it, where P of each is known. 16 input channels x 8 output channels.
 struct products_job {
     int images;                   // one after the other, at these distances
@@ -293,7 +301,8 @@ struct kernel_set {
     // The same for 9 taps. NULL: there is none, nor a winograd_errors.
     void (*winograd_errors)(const struct winograd_errors_job *job);
     void (*winograd_gradient)(const struct winograd_gradient_job *job, float *totals);
-    // The same of small maps. NULL: there is none.
+    // The same of small maps. NULL: there is none, nor a raster_pixels.
+    void (*raster_pixels)(const struct raster_pixels_job *job);
     void (*gradient_raster)(const struct raster_job *job, float *totals);
     // The same from (float)P.
     void (*add_image_products)(const struct products_job *job, float *totals);

@@ -4,7 +4,6 @@
 
 #include "base/vector.h"
 #include "kernels/packed_internal.h"
-#include "kernels/transpose.h"
 #include "mls/elements.h"
 
 // ---------------------------------------------------------------------------------------------
@@ -260,6 +259,25 @@ static void quantize_weights_task(void *context, int out, int thread)
     }
 }
 
+typedef int8_t bytes_16 __attribute__((vector_size(16)));
+typedef int16_t pairs_8 __attribute__((vector_size(16)));
+
+// to[16][4] = the columns of 4 rows of 16.
+VECTOR_INLINE void transpose_4(const int8_t *from, size_t stride, int8_t to[64])
+{
+    bytes_16 r[4];
+    for (size_t i = 0; i < 4; i++) memcpy(&r[i], from + i * stride, sizeof r[i]);
+    const pairs_8 low[2] = {(pairs_8)__builtin_shufflevector(r[0], r[1], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23),
+                            (pairs_8)__builtin_shufflevector(r[2], r[3], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)};
+    const pairs_8 high[2] = {(pairs_8)__builtin_shufflevector(r[0], r[1], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31),
+                             (pairs_8)__builtin_shufflevector(r[2], r[3], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)};
+    const pairs_8 out[4] = {__builtin_shufflevector(low[0], low[1], 0, 8, 1, 9, 2, 10, 3, 11),
+                            __builtin_shufflevector(low[0], low[1], 4, 12, 5, 13, 6, 14, 7, 15),
+                            __builtin_shufflevector(high[0], high[1], 0, 8, 1, 9, 2, 10, 3, 11),
+                            __builtin_shufflevector(high[0], high[1], 4, 12, 5, 13, 6, 14, 7, 15)};
+    memcpy(to, out, sizeof out);
+}
+
 // Where the code of an output, a reduced channel of its convolution group and a window position lies in weight_planes.
 static inline size_t code_at(const struct packed_convolution *packed, bool forward, int window, int output, int reduced)
 {
@@ -274,7 +292,7 @@ VECTOR_INLINE void pack_whole(const struct packed_convolution *packed, bool forw
     const size_t channels = (size_t)inputs_of_group(&packed->shape);
     const int8_t *from = packed->weight_planes + code_at(packed, forward, window, output, reduced);
     if (!forward) {
-        transpose_4((const void *[]){from, from + channels, from + 2 * channels, from + 3 * channels}, to);
+        transpose_4(from, channels, to);
         return;
     }
     for (int i = 0; i < BLOCK_CHANNELS; i++) memcpy(to + 4 * i, from + (size_t)i * channels, 4);

@@ -6,7 +6,6 @@
 
 #include "base/vector.h"
 #include "kernels/packed_internal.h"
-#include "kernels/transpose.h"
 
 #define MOST_QUADS 16                  // of a map
 #define MOST_ROWS 7                    // of a window
@@ -102,12 +101,6 @@ void raster_gradient_errors(const struct packed_convolution *packed, const struc
             pack_errors(e, quads_of(packed), gradient_errors(packed, images, n, block), scratch->mixed + ((size_t)n * blocks + (size_t)(block - first)) * bytes);
 }
 
-VECTORIZED static void pack_raster(const uint8_t *from, const size_t *offsets, int quads, uint8_t *to)
-{
-    for (int quad = 0; quad < quads; quad++, offsets += 4, to += 64)
-        transpose_4((const void *[]){from + offsets[0], from + offsets[1], from + offsets[2], from + offsets[3]}, to);
-}
-
 void raster_gradient_pixels(const struct packed_convolution *packed, const struct gradient_images *images, int block,
                             const struct packed_scratch *scratch)
 {
@@ -122,8 +115,11 @@ void raster_gradient_pixels(const struct packed_convolution *packed, const struc
     }
     for (int n = 0; n < images->count; n++) {
         const uint8_t *from = a->pixels + (size_t)(images->first + n) * a->image_bytes + (size_t)block * a->block_bytes;
-        uint8_t *to = scratch->rows + (size_t)n * pixel_bytes(packed);
-        for (int i = 0; i < rasters_of(packed); i++, to += (size_t)quads * 64) pack_raster(from + packed->gradient_offsets[i], offsets, quads, to);
+        struct raster_pixels_job job = {.quads = quads, .offsets = offsets, .raster = scratch->rows + (size_t)n * pixel_bytes(packed)};
+        for (int i = 0; i < rasters_of(packed); i++, job.raster += (size_t)quads * 64) {
+            job.pixels = from + packed->gradient_offsets[i];
+            packed->request.kernels->raster_pixels(&job);
+        }
     }
 }
 

@@ -250,6 +250,12 @@ static void gradient_images_scalar(const struct gradient_job *job, float *totals
     for (int n = 0; n < job->images; n++, gradient_next_image(&one)) gradient_image_scalar(&one, totals);
 }
 
+static void raster_pixels_scalar(const struct raster_pixels_job *job)
+{
+    for (int p = 0; p < 4 * job->quads; p++)
+        for (int i = 0; i < BLOCK_CHANNELS; i++) job->raster[p / 4 * 64 + 4 * i + p % 4] = job->pixels[job->offsets[p] + (size_t)i];
+}
+
 static void gradient_raster_image_scalar(const struct raster_job *job, float *totals)
 {
     for (int tap = 0; tap < 3 * job->rows; tap++) {
@@ -354,6 +360,7 @@ const struct kernel_set kernels_scalar = {
     .winograd_gradient = winograd_gradient_scalar,
     .gradient_images = gradient_images_scalar,
     .gradient_images_sums = gradient_images_sums_scalar,
+    .raster_pixels = raster_pixels_scalar,
     .gradient_raster = gradient_raster_scalar,
     .add_image_products = add_image_products_scalar,
     .depthwise_row = depthwise_row_plain,
