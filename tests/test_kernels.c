@@ -389,10 +389,10 @@ static struct test_case gradient_case(uint64_t key)
     struct test_case test;
     const bool small = key % 2;
     do {
-        const int window = 1 + (int)random_below(&stream, 5), side = small ? 1 + (int)random_below(&stream, 9) : 20 + (int)random_below(&stream, 20);
-        const int channels = small ? 40 : 16;
+        const int window = 1 + (int)random_below(&stream, 5), channels = small ? 40 : 16, least = small ? 1 : 20, sides = small ? 9 : 20;
         test.shape = (struct convolution_shape){.images = small ? 1 + (int)random_below(&stream, 40) : 1 + (int)random_below(&stream, 4),
-                                                .in_height = side, .in_width = side + (int)random_below(&stream, 3),
+                                                .in_height = least + (int)random_below(&stream, (uint32_t)sides),
+                                                .in_width = least + (int)random_below(&stream, (uint32_t)sides),
                                                 .in_channels = 1 + (int)random_below(&stream, (uint32_t)channels),
                                                 .out_channels = 1 + (int)random_below(&stream, (uint32_t)channels),
                                                 .kernel_height = window, .kernel_width = random_below(&stream, 4) ? 3 : window,

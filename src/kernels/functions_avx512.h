@@ -10,6 +10,12 @@ void quantize_run_avx512(const struct quantizer *quantizer, const float *x, int 
 // direct_avx512.c
 void direct_row_avx512(const struct direct_job *job, const float *input, int pixels, float *const outputs[2]);
 void direct_gradient_avx512(const struct direct_gradient_job *job, float *totals);
+// gradient_avx512vnni.c
+void gradient_images_avx512vnni(const struct gradient_job *job, float *totals);
+void gradient_images_sums_avx512vnni(const struct gradient_job *job, int64_t *sums);
+void raster_pixels_avx512vnni(const struct raster_pixels_job *job);
+void gradient_raster_avx512vnni(const struct raster_job *job, float *totals);
+void add_image_products_avx512vnni(const struct products_job *job, float *totals);
 // winograd_avx512vnni.c
 void winograd_input_avx512vnni(const struct winograd_input_job *job);
 void winograd_rows_avx512vnni(const struct winograd_job *job, float *const outputs[2]);

@@ -6,7 +6,8 @@
 //   weights       by output block, in the order in which the kernel reads them, once for each direction
 //
 // What only the convolution of the same image reads is kept in the cache, for the images that are being computed: the errors in the layout
-// of the activations, both operands as planes where groups have few channels, and the activations where no weight gradient follows.
+// of the activations, both operands as planes where groups have few channels, and the activations where no weight gradient follows. Where
+// few channels have large maps, so are the errors in their other layout: the sums of the weight gradient are then made of each image at once.
 //
 // The fp32 maps that come and go are blocked (base/blocked.h).
 //
@@ -37,7 +38,8 @@ struct packed_convolution *packed_create(const struct packed_request *request, s
 void packed_destroy(struct packed_convolution *packed);
 size_t packed_memory(const struct packed_convolution *packed); // bytes
 // Memory that may serve several convolutions in turn: for codes of the weights, in use during packed_quantize_weights, and for the
-// bytes of the errors, in use from packed_input_error to packed_weight_gradient. To be set before the first of these calls.
+// bytes of the errors (or what they add to the weight gradient), in use from packed_input_error to packed_weight_gradient. To be set before
+// the first of these calls.
 size_t packed_workspace_bytes(const struct packed_convolution *packed);
 void packed_use_workspace(struct packed_convolution *packed, void *workspace);
 
