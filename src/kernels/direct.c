@@ -355,7 +355,7 @@ static struct fetch plan_fetch(const struct work *work, const struct padded *map
     if (work->direct->together > 1) return fetch;
     fetch_add_done(&fetch, &work->done, images.first);
     if (images.end < work->images) fetch_add_source(&fetch, source, images.end, (size_t)channels * (size_t)map->height * (size_t)map->width);
-    fetch_spread(&fetch, (size_t)to.blocks * (size_t)to.height * (size_t)to.width, MOST_AHEAD);
+    fetch_spread(&fetch, (size_t)to.blocks * (size_t)to.height * (size_t)to.width, MOST_OF_IMAGE);
     return fetch;
 }
 

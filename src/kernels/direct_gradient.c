@@ -75,7 +75,7 @@ static struct fetch plan_fetch(const struct work *work, int next, int end, struc
     fetch_add_source(&fetch, work->input, next, (size_t)channels * (size_t)in->height * (size_t)in->width);
     fetch_add_source(&fetch, work->errors, next, (size_t)out->blocks * BLOCK_CHANNELS * pixels);
     const size_t bands = (size_t)ceil_of(out->height, band_rows(direct));
-    fetch_spread(&fetch, (size_t)(blocks.end - blocks.first) * (size_t)direct->forward.most_terms * bands, MOST_AHEAD);
+    fetch_spread(&fetch, (size_t)(blocks.end - blocks.first) * (size_t)direct->forward.most_terms * bands, MOST_OF_IMAGE);
     return fetch;
 }
 

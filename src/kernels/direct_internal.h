@@ -67,8 +67,6 @@ static inline size_t padded_at(const struct padded *p, int channel, int y, int x
     return ((size_t)(channel / BLOCK_CHANNELS) * p->plane + pixel) * pixel_step(p) + lane;
 }
 
-#define MOST_AHEAD ((size_t)384 << 10) // bytes of an image that are worth fetching: a part of the second cache
-
 struct work {
     struct direct_convolution *direct;
     const struct source *input, *errors;

@@ -5,6 +5,8 @@
 #include "kernels/fetch.h"
 #include "kernels/packed.h"
 
+#define MOST_OF_IMAGE ((size_t)384 << 10) // bytes for an image that are worth fetching: a part of the second cache
+
 // What is read when the image's output is complete.
 static inline void fetch_add_done(struct fetch *fetch, const struct image_done *done, int image)
 {

@@ -19,8 +19,6 @@ struct convolve_work {
 // Fetching ahead. Quantizing waits for memory and convolving does not, so a thread asks for what it will read next while it
 // convolves: what `done` reads of this image, and the source of the next one.
 
-#define MOST_AHEAD ((size_t)384 << 10) // bytes of an image that are worth fetching: a part of the second cache
-
 static bool computes_products(const struct convolve_work *work)
 {
     return work->packed->gradient_by_image && work->map == &work->packed->errors;
@@ -45,7 +43,7 @@ static struct fetch fetch_plan(const struct convolve_work *work, int image)
                          (size_t)map->blocks * BLOCK_CHANNELS * (size_t)map->height * (size_t)map->width);
         if (computes_products(work)) fetch_add(&fetch, a->pixels + (size_t)(image + 1) * a->image_bytes, a->image_bytes, 0, 1);
     }
-    fetch_spread(&fetch, fetch_turns(work), MOST_AHEAD);
+    fetch_spread(&fetch, fetch_turns(work), MOST_OF_IMAGE);
     return fetch;
 }
 

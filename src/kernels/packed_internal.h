@@ -88,8 +88,8 @@ struct gradient_plan {
     int rows, columns;  // tasks
     int images;         // at a time
     bool winograd;      // two rows of errors at a time (struct winograd_gradient_job)
-    bool raster;        // pixels are packed for it (struct raster_job)
     size_t pitch;       // there: bytes of a transformed row
+    bool raster;        // pixels are packed for it (struct raster_job)
 };
 
 struct packed_convolution {
