@@ -7,6 +7,10 @@
 // quantize_avx2.c
 void quantize_block_avx2(const struct quantize_job *job);
 void quantize_run_avx2(const struct quantizer *quantizer, const float *x, int count, float reciprocal, int8_t *codes);
+// gradient_avx2.c
+void gradient_images_avx2(const struct gradient_job *job, float *totals);
+void gradient_images_sums_avx2(const struct gradient_job *job, int64_t *sums);
+void add_image_products_avx2(const struct products_job *job, float *totals);
 // winograd_avx2.c
 void winograd_input_avx2(const struct winograd_input_job *job);
 void winograd_rows_avx2(const struct winograd_job *job, float *const outputs[2]);
