@@ -308,7 +308,8 @@ static void convolve_phase(const struct work *work, const struct phase *phase, c
     size_t plane = (size_t)to.height * (size_t)to.width * BLOCK_CHANNELS;
     const struct direct_convolution *direct = work->direct;
     const bool side_by_side = direct->together > 1;
-    struct direct_job job = {.accumulate = work->accumulate, .fetch = fetch, .ahead = side_by_side ? 0 : (size_t)(phase->step * to.width) * BLOCK_CHANNELS,
+    struct direct_job job = {.accumulate = work->accumulate, .fetch = fetch,
+                             .ahead = side_by_side ? 0 : (size_t)(phase->step * to.width) * BLOCK_CHANNELS,
                              .pixel_step = side_by_side ? BLOCK_CHANNELS : (size_t)phase->stride * pixel_step(map),
                              .output_step = side_by_side ? (size_t)to.blocks * plane : (size_t)phase->step * BLOCK_CHANNELS};
     for (int block = 0; block < to.blocks; block += job.blocks) {

@@ -71,7 +71,8 @@ static struct convolve_job job_of(const struct convolve_work *work, int block, s
     const int first = d->block_first[block];
     return (struct convolve_job){.groups = d->block_groups[block], .blocks = blocks_at_once(d, block),
                                  .quad_first = d->quad_first + first, .quad_last = d->quad_last + first, .quad_offsets = d->quad_offsets,
-                                 .factor = work->factor, .accumulate = work->accumulate, .planar = d->planar && d->total_quads == d->groups, .fetch = fetch,
+                                 .factor = work->factor, .accumulate = work->accumulate, .planar = d->planar && d->total_quads == d->groups,
+                                 .fetch = fetch,
                                  .pixel_bytes = (size_t)d->stride * (d->planar ? 1 : BLOCK_CHANNELS), .largest_input = largest_byte(work->map),
                                  .largest_weight = (int)mls_largest_integer(&work->packed->request.formats[MLS_WEIGHT])};
 }

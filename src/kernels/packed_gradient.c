@@ -50,7 +50,7 @@ bool gradient_by_image_fits(const struct packed_convolution *packed)
 
 size_t gradient_product_bytes(const struct packed_convolution *packed)
 {
-    return packed->gradient_by_image ? (size_t)packed->shape.images * product_floats(packed) * sizeof(float) : 0;
+    return (size_t)packed->shape.images * product_floats(packed) * sizeof(float);
 }
 
 // The activations are cut first: of them a task reads only its own blocks, of the errors every thread reads most.
@@ -228,7 +228,8 @@ static struct fetch plan_fetch(const struct packed_convolution *packed, const st
     if (count <= 0) return fetch;
     int first_out = t->first_tile * GRADIENT_CHANNELS, end_out = t->end_tile * GRADIENT_CHANNELS;
     size_t blocks = (size_t)(blocked_count(end_out) - first_out / BLOCK_CHANNELS);
-    fetch_add(&fetch, gradient_errors(packed, images, 0, first_out / BLOCK_CHANNELS), blocks * e->quads_block, (size_t)e->blocks * e->quads_block, count);
+    fetch_add(&fetch, gradient_errors(packed, images, 0, first_out / BLOCK_CHANNELS), blocks * e->quads_block,
+              (size_t)e->blocks * e->quads_block, count);
     fetch_add(&fetch, pixels_of(a, images->first, t->first_block), (size_t)(t->end_block - t->first_block) * a->block_bytes, a->image_bytes, count);
     fetch_spread(&fetch, gradient_turns(packed, packed->gradient.images), MOST_AHEAD);
     return fetch;
@@ -356,7 +357,8 @@ static void add_products_task(void *context, int task, int thread)
     if (!have_weights(&packed->shape, block, first_out, first_out + GRADIENT_CHANNELS)) return;
     const struct products_job job = {.images = work->images, .taps = packed->shape.kernel_height * packed->shape.kernel_width,
                                      .products = packed->products + (size_t)task * tile_floats(packed), .image_products = product_floats(packed),
-                                     .in_scales = a->plane_scales + (size_t)block * BLOCK_CHANNELS, .image_in_scales = (size_t)a->blocks * BLOCK_CHANNELS,
+                                     .in_scales = a->plane_scales + (size_t)block * BLOCK_CHANNELS,
+                                     .image_in_scales = (size_t)a->blocks * BLOCK_CHANNELS,
                                      .out_scales = e->plane_scales + first_out, .image_out_scales = (size_t)e->blocks * BLOCK_CHANNELS};
     float *totals = packed_scratch_of(packed, thread).totals;
     memset(totals, 0, tile_floats(packed) * sizeof *totals);

@@ -147,7 +147,7 @@ size_t gradient_correction_floats(const struct packed_convolution *packed); // o
 size_t gradient_output_blocks(const struct packed_convolution *packed); // of 16, in which the outputs of a task lie
 size_t gradient_turns(const struct packed_convolution *packed, int images); // struct fetch: of a task
 bool gradient_by_image_fits(const struct packed_convolution *packed);
-size_t gradient_product_bytes(const struct packed_convolution *packed); // of all images; 0 where it is not by image
+size_t gradient_product_bytes(const struct packed_convolution *packed); // of all images, by image
 // P of an image whose errors have just been quantized. place: among the images at work.
 void gradient_image_products(const struct packed_convolution *packed, int image, int place, const struct packed_scratch *scratch,
                              struct fetch *fetch);

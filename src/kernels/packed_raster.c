@@ -12,21 +12,16 @@
 #define MOST_PACKED (MOST_QUADS * MOST_ROWS) // of a map and the rows below it
 #define FIRST_CACHE ((size_t)16 << 10) // bytes of the images at a time, of a block
 
-static int quads_of(const struct packed_convolution *packed)
-{
-    return (packed->errors.height * packed->errors.width + 3) / 4;
-}
-
 int raster_gradient_quads(const struct packed_convolution *packed)
 {
-    return quads_of(packed);
+    return (packed->errors.height * packed->errors.width + 3) / 4;
 }
 
 bool raster_gradient_fits(const struct packed_convolution *packed)
 {
     const struct convolution_shape *s = &packed->shape;
     if (!packed->request.for_training || !packed->request.kernels->gradient_raster || packed->gradient_one_group) return false;
-    return s->kernel_width == 3 && s->kernel_height <= MOST_ROWS && quads_of(packed) <= MOST_QUADS;
+    return s->kernel_width == 3 && s->kernel_height <= MOST_ROWS && raster_gradient_quads(packed) <= MOST_QUADS;
 }
 
 static bool rows_are_quads(const struct packed_convolution *packed)
@@ -45,16 +40,16 @@ static int rasters_of(const struct packed_convolution *packed)
     return packed->shape.kernel_width * (shares_rows(packed) ? 1 : packed->shape.kernel_height);
 }
 
-static int raster_quads(const struct packed_convolution *packed)
+static int packed_quads(const struct packed_convolution *packed)
 {
     const int rows_below = shares_rows(packed) ? packed->shape.kernel_height - 1 : 0;
-    return quads_of(packed) + rows_below * packed->errors.row_quads;
+    return raster_gradient_quads(packed) + rows_below * packed->errors.row_quads;
 }
 
 // Of one image and block.
 static size_t pixel_bytes(const struct packed_convolution *packed)
 {
-    return (size_t)rasters_of(packed) * (size_t)raster_quads(packed) * 64;
+    return (size_t)rasters_of(packed) * (size_t)packed_quads(packed) * 64;
 }
 
 int raster_gradient_images(const struct packed_convolution *packed)
@@ -71,7 +66,7 @@ size_t raster_gradient_pixel_bytes(const struct packed_convolution *packed)
 size_t raster_gradient_error_bytes(const struct packed_convolution *packed)
 {
     if (!packed->gradient.raster || rows_are_quads(packed)) return 0;
-    return (size_t)packed->gradient.images * gradient_output_blocks(packed) * (size_t)quads_of(packed) * 64;
+    return (size_t)packed->gradient.images * gradient_output_blocks(packed) * (size_t)raster_gradient_quads(packed) * 64;
 }
 
 // Of one image and block: [row][quads of a row][16][4] -> [quads][16][4].
@@ -94,11 +89,12 @@ void raster_gradient_errors(const struct packed_convolution *packed, const struc
                             const struct packed_scratch *scratch)
 {
     const struct packed_map *e = &packed->errors;
-    const size_t blocks = gradient_output_blocks(packed), bytes = (size_t)quads_of(packed) * 64;
+    const size_t blocks = gradient_output_blocks(packed), bytes = (size_t)raster_gradient_quads(packed) * 64;
     const int first = first_out / BLOCK_CHANNELS, end = minimum(blocked_count(end_out), e->blocks);
     for (int n = 0; !rows_are_quads(packed) && n < images->count; n++)
         for (int block = first; block < end; block++)
-            pack_errors(e, quads_of(packed), gradient_errors(packed, images, n, block), scratch->mixed + ((size_t)n * blocks + (size_t)(block - first)) * bytes);
+            pack_errors(e, raster_gradient_quads(packed), gradient_errors(packed, images, n, block),
+                        scratch->mixed + ((size_t)n * blocks + (size_t)(block - first)) * bytes);
 }
 
 void raster_gradient_pixels(const struct packed_convolution *packed, const struct gradient_images *images, int block,
@@ -106,7 +102,7 @@ void raster_gradient_pixels(const struct packed_convolution *packed, const struc
 {
     const struct packed_map *a = &packed->activations;
     const struct convolution_shape *s = &packed->shape;
-    const int quads = raster_quads(packed), columns = s->out_width;
+    const int quads = packed_quads(packed), columns = s->out_width;
     size_t offsets[4 * MOST_PACKED];
     for (int p = 0; p < 4 * quads; p++) {
         // Behind the last pixel that one is repeated: the errors are 0 there.
@@ -127,13 +123,14 @@ void raster_gradient_tile(const struct packed_convolution *packed, const struct 
                           const struct packed_scratch *scratch, struct fetch *fetch, float *totals)
 {
     const struct packed_map *a = &packed->activations, *e = &packed->errors;
-    const size_t blocks = gradient_output_blocks(packed), out_block = (size_t)(out / BLOCK_CHANNELS), in_task = out_block - (size_t)(first_out / BLOCK_CHANNELS);
-    const size_t bytes = (size_t)quads_of(packed) * 64, channel = (size_t)(out % BLOCK_CHANNELS);
+    const size_t blocks = gradient_output_blocks(packed), out_block = (size_t)(out / BLOCK_CHANNELS);
+    const size_t in_task = out_block - (size_t)(first_out / BLOCK_CHANNELS);
+    const size_t bytes = (size_t)raster_gradient_quads(packed) * 64, channel = (size_t)(out % BLOCK_CHANNELS);
     const bool packs = !rows_are_quads(packed);
-    const size_t raster = (size_t)raster_quads(packed) * 64;
+    const size_t raster = (size_t)packed_quads(packed) * 64;
     const int8_t *errors = packs ? scratch->mixed + in_task * bytes : gradient_errors(packed, images, 0, (int)out_block);
     const struct raster_job job = {
-        .images = images->count, .rows = packed->shape.kernel_height, .quads = quads_of(packed),
+        .images = images->count, .rows = packed->shape.kernel_height, .quads = raster_gradient_quads(packed),
         .column_bytes = raster, .row_bytes = shares_rows(packed) ? (size_t)e->row_quads * 64 : 3 * raster,
         .pixels = scratch->rows, .image_pixels = pixel_bytes(packed),
         .errors = errors + channel * 4, .image_errors = packs ? blocks * bytes : (size_t)e->blocks * e->quads_block,
