@@ -225,7 +225,7 @@ static void test_random_shapes(void **state)
     }
 }
 
-static atomic_int winograd_calls, winograd_gradient_calls, raster_calls, product_calls;
+static atomic_int winograd_calls, winograd_gradient_calls, raster_calls, product_calls, squares_calls;
 static const struct kernel_set *counted_set;
 
 static void count_winograd_rows(const struct winograd_job *job, float *const outputs[2])
@@ -238,6 +238,12 @@ static void count_winograd_gradient(const struct winograd_gradient_job *job, flo
 {
     winograd_gradient_calls++;
     counted_set->winograd_gradient(job, totals);
+}
+
+static void count_squares(const struct squares_job *job, float *outputs)
+{
+    squares_calls++;
+    counted_set->convolve_squares(job, outputs);
 }
 
 static void count_raster(const struct raster_job *job, float *totals)
@@ -307,6 +313,11 @@ static void test_grouped(void **state)
     }
     if (set.winograd_rows) assert_in_range(by_winograd, 20, 100);
     if (set.winograd_gradient) assert_in_range(gradients_by_winograd, 20, 100);
+}
+
+static int up(int a, int b)
+{
+    return (a + b - 1) / b;
 }
 
 // The shapes of the networks that we ship, few images.
@@ -382,6 +393,83 @@ static void test_winograd(void **state)
     assert_in_range(by_winograd, 5, 120);
 }
 
+// A 3x3 window over maps of all small sizes, with integers that are too large for pairs of rows, in groups of quads.
+static struct test_case squares_case(uint64_t key)
+{
+    static const int elements[][2] = {{2, 4}, {2, 3}, {0, 7}, {1, 6}}, sizes[] = {16, 16, 8, 32, 64, 4, 5, 1 << 20};
+    struct random_stream stream = {key, 0};
+    struct test_case test = {.nonnegative = random_below(&stream, 2)};
+    const int size = sizes[random_below(&stream, 8)], padding = (int)random_below(&stream, 3);
+    do {
+        test.shape = (struct convolution_shape){.images = 1 + (int)random_below(&stream, 9), .in_channels = 1 + (int)random_below(&stream, 80),
+                                                .in_height = 2 + (int)random_below(&stream, 17), .in_width = 2 + (int)random_below(&stream, 17),
+                                                .out_channels = 1 + (int)random_below(&stream, 80), .kernel_height = 3, .kernel_width = 3,
+                                                .stride = 1, .padding = padding, .groups = 1};
+        if (random_below(&stream, 3) == 0) test.shape.in_height = test.shape.in_width = 4 * (1 + (int)random_below(&stream, 4)) + 2 - 2 * padding;
+        if (random_below(&stream, 8) == 0) set_groups(&test.shape, 40, &stream);
+    } while (!convolution_shape_complete(&test.shape, NULL));
+    for (int i = 0; i < 3; i++) {
+        const int *element = elements[random_below(&stream, 4)];
+        test.formats[i] = (struct mls_format){.exponent = element[0], .mantissa = element[1], .group = MLS_GROUP_NC, .group_size = size,
+                                              .scale_exponent = 8, .scale_mantissa = 1,
+                                              .rounding = i == MLS_ERROR ? MLS_STOCHASTIC : MLS_NEAREST};
+    }
+    static const int values[] = {VALUES_RANDOM, VALUES_SOME_PLANES_ZERO, VALUES_LARGEST, VALUES_LARGEST_SIGNED, VALUES_TINY_PLANES};
+    test.values = values[key % 5];
+    return test;
+}
+
+// Whether squares of 4 x 4 cover a map of outputs with little to spare.
+static bool squares_cover(int height, int width)
+{
+    return 16 * up(height, 4) * up(width, 4) <= 1.35 * height * width;
+}
+
+// Whether forward or input error is to be done so: at least one of these, where a group has 16 channels or more (with 5
+// or less in all, planes take fewer dot products).
+static bool squares_fit(const struct test_case *test)
+{
+    const struct convolution_shape *s = &test->shape;
+    if (s->groups > 1 || test->formats[0].group_size < 16) return false;
+    const bool forward = s->in_channels > 5 && s->out_channels > 16 && squares_cover(s->out_height, s->out_width);
+    return forward || (s->out_channels > 5 && s->in_channels > 16 && squares_cover(s->in_height, s->in_width));
+}
+
+static void test_squares(void **state)
+{
+    struct kernel_set set = *set_or_skip(state);
+    int by_squares = 0;
+    counted_set = *state;
+    set.convolve_squares = count_squares;
+    for (uint64_t round = 0; round < 150; round++) {
+        const struct test_case test = squares_case(8000 + round);
+        squares_calls = 0;
+        check_case(&set, &test, 77 * round, 1 + (int)(round % 3));
+        if (squares_fit(&test)) assert_true(squares_calls > 0);
+        by_squares += squares_calls > 0;
+    }
+    assert_in_range(by_squares, 50, 150);
+}
+
+// One group of as many channels as may be, of the largest integers, and one more.
+static void test_full_squares(void **state)
+{
+    struct kernel_set set = *set_or_skip(state);
+    counted_set = *state;
+    set.convolve_squares = count_squares;
+    for (int channels = 240; channels <= 244; channels += 4) {
+        struct test_case test = {.shape = {.images = 2, .in_channels = channels, .in_height = 8, .in_width = 8, .out_channels = 20, .kernel_height = 3,
+                                           .kernel_width = 3, .stride = 1, .padding = 1, .groups = 1}, .nonnegative = true, .values = VALUES_LARGEST};
+        assert_true(convolution_shape_complete(&test.shape, NULL));
+        for (int k = 0; k < 3; k++)
+            test.formats[k] = (struct mls_format){.exponent = 2, .mantissa = 4, .group = MLS_GROUP_NC, .group_size = 1 << 20, .scale_exponent = 8};
+        test.formats[MLS_ERROR] = (struct mls_format){.exponent = 3, .group = MLS_GROUP_NC, .group_size = 1, .scale_exponent = 8}; // not by squares
+        squares_calls = 0;
+        check_case(&set, &test, 9, 1);
+        assert_int_equal(squares_calls > 0, channels == 240);
+    }
+}
+
 // Small maps and many images, or large maps and few channels; windows of up to 5 rows, in convolution groups, too.
 static struct test_case gradient_case(uint64_t key)
 {
@@ -404,11 +492,6 @@ static struct test_case gradient_case(uint64_t key)
         test.values = random_below(&stream, VALUES_TINY_PLANES + 1);
     } while (!convolution_shape_complete(&test.shape, NULL) || !packed_supports(&test.shape, test.formats, NULL));
     return test;
-}
-
-static int up(int a, int b)
-{
-    return (a + b - 1) / b;
 }
 
 static bool has_own_group(const struct mls_format *format)
@@ -797,11 +880,13 @@ int main(void)
     static const struct { const char *name; CMUnitTestFunction function; } functions[] = {
         {"random_shapes", test_random_shapes}, {"depthwise", test_depthwise}, {"grouped", test_grouped},
         {"network_shapes", test_network_shapes}, {"winograd", test_winograd}, {"gradient_ways", test_gradient_ways},
+        {"squares", test_squares}, {"full_squares", test_full_squares},
         {"largest_sums", test_largest_sums}, {"full_sums", test_full_sums}, {"thresholds", test_thresholds},
         {"sources", test_sources}, {"direct", test_direct}};
     for (int i = 0; kernel_sets[i]; i++)
         for (size_t f = 0; f < sizeof functions / sizeof functions[0]; f++) {
             if (functions[f].function == test_winograd && !kernel_sets[i]->winograd_rows) continue;
+            if ((functions[f].function == test_squares || functions[f].function == test_full_squares) && !kernel_sets[i]->convolve_squares) continue;
             snprintf(names[count], sizeof names[count], "%s: %s", kernel_sets[i]->name, functions[f].name);
             tests[count] = (struct CMUnitTest){names[count], functions[f].function, NULL, NULL, (void *)(uintptr_t)kernel_sets[i]};
             count++;

@@ -354,8 +354,8 @@ static struct fetch plan_fetch(const struct work *work, const struct padded *map
     struct fetch fetch = {.count = 0};
     const int channels = map->planar ? map->channels : map->blocks * BLOCK_CHANNELS;
     if (work->direct->together > 1) return fetch;
-    fetch_add_done(&fetch, &work->done, images.first);
-    if (images.end < work->images) fetch_add_source(&fetch, source, images.end, (size_t)channels * (size_t)map->height * (size_t)map->width);
+    fetch_add_done(&fetch, &work->done, images.first, 1);
+    if (images.end < work->images) fetch_add_source(&fetch, source, images.end, 1, (size_t)channels * (size_t)map->height * (size_t)map->width);
     fetch_spread(&fetch, (size_t)to.blocks * (size_t)to.height * (size_t)to.width, MOST_OF_IMAGE);
     return fetch;
 }

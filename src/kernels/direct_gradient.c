@@ -72,8 +72,8 @@ static struct fetch plan_fetch(const struct work *work, int next, int end, struc
     const int channels = in->planar ? in->channels : in->blocks * BLOCK_CHANNELS;
     const size_t pixels = (size_t)out->height * (size_t)out->width;
     if (direct->together > 1 || next >= end) return fetch;
-    fetch_add_source(&fetch, work->input, next, (size_t)channels * (size_t)in->height * (size_t)in->width);
-    fetch_add_source(&fetch, work->errors, next, (size_t)out->blocks * BLOCK_CHANNELS * pixels);
+    fetch_add_source(&fetch, work->input, next, 1, (size_t)channels * (size_t)in->height * (size_t)in->width);
+    fetch_add_source(&fetch, work->errors, next, 1, (size_t)out->blocks * BLOCK_CHANNELS * pixels);
     const size_t bands = (size_t)ceil_of(out->height, band_rows(direct));
     fetch_spread(&fetch, (size_t)(blocks.end - blocks.first) * (size_t)direct->forward.most_terms * bands, MOST_OF_IMAGE);
     return fetch;

@@ -21,6 +21,10 @@ void winograd_input_avx512vnni(const struct winograd_input_job *job);
 void winograd_rows_avx512vnni(const struct winograd_job *job, float *const outputs[2]);
 void winograd_errors_avx512vnni(const struct winograd_errors_job *job);
 void winograd_gradient_avx512vnni(const struct winograd_gradient_job *job, float *totals);
+// squares_avx512vnni.c
+void squares_weights_avx512vnni(const int8_t *taps, int quads, bool from_the_bottom, int16_t *transformed);
+void squares_input_avx512vnni(const struct squares_input_job *job);
+void convolve_squares_avx512vnni(const struct squares_job *job, float *outputs);
 // depthwise_avx512vnni.c
 void depthwise_row_avx512vnni(const struct depthwise_job *job, const uint8_t *input, int pixels, float *output);
 void depthwise_gradient_avx512vnni(const struct depthwise_gradient_job *job, int32_t *sums);

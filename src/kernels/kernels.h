@@ -104,6 +104,56 @@ struct winograd_input_job {
     uint8_t *rows;                // [pairs][lines][4][pitch]
 };
 
+// Squares of 4 x 4 neighbouring outputs by Winograd's F(4x4, 3x3), for integers whose sums fit no byte: with d the 6 x 6 inputs of a square
+// and g the window, 576 * outputs = A (B d B' .* G g G') A', where on a column
+//   B: 4 d0 - 5 d2 + d4, d3 + d4 - 4 (d1 + d2), d4 - d3 + 4 (d1 - d2), d4 - d2 + 2 (d3 - d1), d4 - d2 - 2 (d3 - d1), 4 d1 - 5 d3 + d5
+//   G: 6 g0, -4 (g0 + g1 + g2), -4 (g0 - g1 + g2), g0 + 2 g1 + 4 g2, g0 - 2 g1 + 4 g2, 6 g2
+//   A: m0 + m1 + m2 + m3 + m4, m1 - m2 + 2 (m3 - m4), m1 + m2 + 4 (m3 + m4), m1 - m2 + 8 (m3 - m4) + 4 m5
+// (Lavin and Gray, arXiv 1509.09308, G times 24). That is 36 products of 16 bits where there were 144 of 8, hence half as many dot products.
+// All is summed modulo 2^32; there 9 has an inverse, so 64 * outputs come out, exact if they fit 32 bits. That the outputs' sums are 64 times
+// as large changes no rounding (struct winograd_job). A dot product takes two channels: 0 and 2 of a quad, or 1 and 3 (its parity).
+#define SQUARE 4                  // outputs along a side
+#define SQUARE_INPUTS 6           // inputs along a side
+#define SQUARES_OF_SET 4          // squares whose products one load of the weights serves
+#define SET_NUMBERS (SQUARE_INPUTS * SQUARE_INPUTS * SQUARES_OF_SET * BLOCK_CHANNELS) // of a set's transformed input, for a block
+#define SQUARE_WEIGHTS (SQUARE_INPUTS * SQUARE_INPUTS * 4 * BLOCK_CHANNELS)           // of the transformed weights of a quad
+
+struct square {
+    size_t input;                 // where it begins, bytes
+    size_t output, scales;        // floats
+    int rows, columns;            // outputs that there are: SQUARE or less
+};
+
+struct squares_input_job {
+    int sets, blocks;
+    const struct square *squares; // [sets][SQUARES_OF_SET]
+    const uint8_t *input;
+    size_t block_bytes, row_bytes;
+    int zero_point;
+    int16_t *transformed;         // [sets][blocks][6 columns][6 rows][parity][square][8]
+};
+
+// All squares of some sets, for one block of outputs.
+struct squares_job {
+    int groups, sets;
+    const int *quad_first, *quad_last;   // [groups]
+    const size_t *quad_offsets;   // [quads], numbers from a set's first one
+    const struct square *squares; // [sets][SQUARES_OF_SET]
+    const int16_t *input;         // struct squares_input_job
+    size_t set_step;              // numbers from a set to the next one
+    const int8_t *weights;        // [group][quad of the group][9 taps][16 outputs][4 bytes], as in struct convolve_job
+    bool from_the_bottom;         // the taps' first row is that at the bottom of the window
+    const int16_t *transformed;   // the same by squares_weights, group after group; NULL: to be made from them
+    const float *scales;          // of the first image, [groups][16]: Sg_1 * Sg_2
+    float *totals;                // scratch: [sets][SQUARES_OF_SET][16 outputs of a square][16]
+    int16_t *group_weights;       // scratch: where `transformed` of a group is made
+    float factor;                 // as in struct convolve_job
+    bool accumulate;
+    size_t output_row;            // floats from one row of outputs to the next
+    struct fetch *fetch;          // a turn: a column of a set, for one group
+    size_t ahead;                 // as in struct convolve_job
+};
+
 // Any outputs of several images, for maps whose rows are shorter than a tile: where each is from the first one.
 struct convolve_pixel {
     int32_t input;                // bytes
@@ -296,6 +346,11 @@ struct kernel_set {
     // outputs[row] + pixel * 16: as convolve_row. NULL: there is none, nor a winograd_input.
     void (*winograd_input)(const struct winograd_input_job *job);
     void (*winograd_rows)(const struct winograd_job *job, float *const outputs[2]);
+    // Of a group: [quads][9 taps][16 outputs][4] -> [6 columns][quads][parity][6 rows][16 outputs][2].
+    void (*squares_weights)(const int8_t *taps, int quads, bool from_the_bottom, int16_t *transformed);
+    // outputs + square.output ...: as convolve_row. NULL: there is none, nor a squares_input and squares_weights.
+    void (*squares_input)(const struct squares_input_job *job);
+    void (*convolve_squares)(const struct squares_job *job, float *outputs);
     // totals[tap][out channel][16] = fma((float)P, in_scales[i] * out_scales[out channel], totals), image by image.
     void (*gradient_images)(const struct gradient_job *job, float *totals);
     // The same for 9 taps. NULL: there is none, nor a winograd_errors.

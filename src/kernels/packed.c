@@ -49,10 +49,10 @@ bool packed_supports(const struct convolution_shape *shape, const struct mls_for
 // ---------------------------------------------------------------------------------------------
 // Building
 
-// Bytes of a map with its halo. The kernels read up to 4 strided pixels past the end.
+// Bytes of a map with its halo. The kernels read up to 4 strided pixels past the end, and squares rows that are not there.
 static size_t map_bytes(const struct packed_convolution *packed, size_t size)
 {
-    return (size + 1024 + 4 * BLOCK_CHANNELS * (size_t)packed->shape.stride + 63) / 64 * 64;
+    return (size + MAP_SPARE + 4 * BLOCK_CHANNELS * (size_t)packed->shape.stride + 63) / 64 * 64;
 }
 
 // Replaces `bytes`, if there are to be any. The halo holds the zero point.
@@ -80,12 +80,22 @@ static size_t weight_bytes(const struct packed_convolution *packed)
     return (size_t)s->out_channels * (size_t)inputs_of_group(s) * (size_t)(s->kernel_height * s->kernel_width) + 64;
 }
 
-size_t packed_workspace_bytes(const struct packed_convolution *packed)
+static size_t larger(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
+// What the errors take of the workspace: their bytes, and behind them their other layout or P.
+static size_t error_bytes(const struct packed_convolution *packed)
 {
     const struct packed_map *map = &packed->errors;
-    size_t quads = packed->gradient_by_image ? gradient_product_bytes(packed) : map->quads_size, weights = 2 * weight_bytes(packed);
-    size_t bytes = (map->passing ? 0 : map->pixels_size) + quads;
-    return bytes > weights ? bytes : weights;
+    const size_t quads = packed->gradient_by_image ? gradient_product_bytes(packed) : map->quads_size;
+    return (map->passing ? 0 : map->pixels_size) + quads;
+}
+
+size_t packed_workspace_bytes(const struct packed_convolution *packed)
+{
+    return larger(error_bytes(packed), 2 * weight_bytes(packed));
 }
 
 void packed_use_workspace(struct packed_convolution *packed, void *workspace)
@@ -284,6 +294,11 @@ static bool create_direction(struct packed_convolution *packed, struct direction
     return true;
 }
 
+static bool create_fast_ways(struct packed_convolution *packed, struct direction *d, struct error *error)
+{
+    return winograd_create(packed, d, error) && squares_create(packed, d, error);
+}
+
 static bool create_forward(struct packed_convolution *packed, struct error *error)
 {
     const struct convolution_shape *s = &packed->shape;
@@ -303,7 +318,7 @@ static bool create_forward(struct packed_convolution *packed, struct error *erro
     phase->run = !d->planar && s->kernel_width == 3 && s->stride == 1 ? 3 : 1;
     for (int ky = 0; ky < s->kernel_height; ky++)
         add_taps(d, map, phase, ky, 0, 1, ky * s->kernel_width, 1, s->kernel_width);
-    return packed->depthwise ? depthwise_finish_phase(packed, d, phase, error) : winograd_create(packed, d, error);
+    return packed->depthwise ? depthwise_finish_phase(packed, d, phase, error) : create_fast_ways(packed, d, error);
 }
 
 // The window positions that reach input rows (or columns) first, first + stride, ...: k = remainder + stride * t, read
@@ -350,7 +365,7 @@ static bool create_backward(struct packed_convolution *packed, struct error *err
             fill_backward_phase(packed, phase, y, x);
             if (packed->depthwise && !depthwise_finish_phase(packed, d, phase, error)) return false;
         }
-    return packed->depthwise || winograd_create(packed, d, error);
+    return packed->depthwise || create_fast_ways(packed, d, error);
 }
 
 static bool create_maps(struct packed_convolution *packed, struct error *error)
@@ -452,8 +467,9 @@ static size_t sums_floats(const struct packed_convolution *packed)
 static size_t rows_floats(const struct packed_convolution *packed)
 {
     size_t forward = winograd_bytes(&packed->forward), backward = winograd_bytes(&packed->backward);
-    size_t gradient = winograd_gradient_row_bytes(packed) + raster_gradient_pixel_bytes(packed), most = forward > backward ? forward : backward;
-    return (gradient > most ? gradient : most) / sizeof(float);
+    size_t gradient = winograd_gradient_row_bytes(packed) + raster_gradient_pixel_bytes(packed);
+    return larger(larger(larger(forward, backward), larger(squares_scratch_bytes(&packed->forward), squares_scratch_bytes(&packed->backward))),
+                  gradient) / sizeof(float);
 }
 
 static size_t mixed_floats(const struct packed_convolution *packed)
@@ -501,6 +517,8 @@ bool packed_meet_pool(struct packed_convolution *packed, struct thread_pool *poo
     packed->threads = 0;
     memory_release(packed->scratch);
     gradient_plan(packed, threads);
+    squares_plan(packed, &packed->forward, threads);
+    squares_plan(packed, &packed->backward, threads);
     packed->scratch = memory_allocate((size_t)threads * scratch_floats(packed), sizeof(float), error);
     if (!packed->scratch || !create_passing(packed, &packed->forward, &packed->activations, threads, error) ||
         !create_passing(packed, &packed->backward, &packed->errors, threads, error))
@@ -545,6 +563,8 @@ static void destroy_direction(struct direction *direction)
     memory_release(direction->winograd.weights);
     memory_release(direction->winograd.starts);
     memory_release(direction->winograd.quad_offsets);
+    memory_release(direction->squares.quad_offsets);
+    memory_release(direction->squares.weights);
 }
 
 void packed_destroy(struct packed_convolution *packed)

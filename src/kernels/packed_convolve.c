@@ -24,26 +24,30 @@ static bool computes_products(const struct convolve_work *work)
     return work->packed->gradient_by_image && work->map == &work->packed->errors;
 }
 
-// Turns of an image's work.
-static size_t fetch_turns(const struct convolve_work *work)
+// Turns of the work on some images.
+static size_t fetch_turns(const struct convolve_work *work, int images)
 {
     const struct direction *d = work->direction;
-    size_t products = computes_products(work) ? gradient_turns(work->packed, 1) : 0;
-    return products + (work->output ? (size_t)d->output_blocks * (size_t)d->output_height * (size_t)d->output_width : 0);
+    const size_t products = computes_products(work) ? gradient_turns(work->packed, images) : 0;
+    const int sets = divide_up(d->squares.rows * d->squares.columns * images, SQUARES_OF_SET);
+    const size_t pixels = (size_t)images * (size_t)d->output_height * (size_t)d->output_width;
+    const size_t of_block = sets ? (size_t)(sets * d->groups * SQUARE_INPUTS) : pixels;
+    return products + (work->output ? (size_t)d->output_blocks * of_block : 0);
 }
 
-// What to fetch during image `image`.
-static struct fetch fetch_plan(const struct convolve_work *work, int image)
+// What to fetch during the images of a task, for their end and for as many others.
+static struct fetch fetch_plan(const struct convolve_work *work, int first, int end)
 {
     const struct packed_map *map = work->map, *a = &work->packed->activations;
+    const int next = minimum(end - first, work->images - end);
     struct fetch fetch = {.count = 0};
-    fetch_add_done(&fetch, &work->done, image);
-    if (image + 1 < work->images) {
-        fetch_add_source(&fetch, &work->quantization->input->source, image + 1,
+    fetch_add_done(&fetch, &work->done, first, end - first);
+    if (next > 0) {
+        fetch_add_source(&fetch, &work->quantization->input->source, end, next,
                          (size_t)map->blocks * BLOCK_CHANNELS * (size_t)map->height * (size_t)map->width);
-        if (computes_products(work)) fetch_add(&fetch, a->pixels + (size_t)(image + 1) * a->image_bytes, a->image_bytes, 0, 1);
+        if (computes_products(work)) fetch_add(&fetch, a->pixels + (size_t)end * a->image_bytes, a->image_bytes * (size_t)next, 0, 1);
     }
-    fetch_spread(&fetch, fetch_turns(work), MOST_OF_IMAGE);
+    fetch_spread(&fetch, fetch_turns(work, end - first), MOST_OF_IMAGE);
     return fetch;
 }
 
@@ -199,6 +203,45 @@ static void convolve_winograd(const struct convolve_work *work, int image, const
     }
 }
 
+// All blocks of outputs of some sets of squares, whose inputs are transformed. image, end: theirs.
+static void convolve_sets(const struct convolve_work *work, int first, int image, int end, const struct square *squares, int sets,
+                          const struct packed_scratch *scratch, struct fetch *fetch)
+{
+    const struct direction *d = work->direction;
+    const size_t row = (size_t)d->output_width * BLOCK_CHANNELS, of_image = 2 * (size_t)d->groups * BLOCK_CHANNELS;
+    float *totals = (float *)(scratch->rows + squares_input_numbers(d) * sizeof(int16_t));
+    struct squares_job job = {.sets = sets, .quad_offsets = d->squares.quad_offsets, .squares = squares, .input = (const int16_t *)scratch->rows,
+                              .set_step = (size_t)work->map->blocks * SET_NUMBERS, .scales = scratch->scales,
+                              .totals = totals, .group_weights = (int16_t *)(totals + squares_total_numbers(d)),
+                              .from_the_bottom = from_the_bottom(d), .factor = work->factor / 64,
+                              .accumulate = work->accumulate, .output_row = row, .fetch = fetch, .ahead = SQUARE * row};
+    for (int block = 0; block < d->output_blocks; block++) {
+        for (int n = image; n < end; n++) set_scales(work, n, block, 1, scratch->scales + of_image * (size_t)(n - first));
+        job.groups = d->block_groups[block];
+        job.quad_first = d->quad_first + d->block_first[block];
+        job.quad_last = d->quad_last + d->block_first[block];
+        job.weights = d->phases->weights + (size_t)block * d->phases->weights_block;
+        if (d->squares.weights) job.transformed = d->squares.weights + (size_t)block * d->squares.weights_block;
+        work->packed->request.kernels->convolve_squares(&job, output_of(work, first, block));
+    }
+}
+
+// The images of a task, as many squares at a time as the second cache holds transformed.
+static void convolve_squares(const struct convolve_work *work, int first, int end, const uint8_t *bytes, const struct packed_scratch *scratch,
+                             struct fetch *fetch)
+{
+    const struct direction *d = work->direction;
+    const int of_image = d->squares.rows * d->squares.columns, all = (end - first) * of_image;
+    struct square squares[SQUARES_SETS * SQUARES_OF_SET];
+    for (int at = 0, count; at < all; at += count) {
+        count = minimum(d->squares.sets * SQUARES_OF_SET, all - at);
+        const int sets = divide_up(count, SQUARES_OF_SET);
+        squares_list(d, work->map, at, count, sets, squares);
+        squares_transform(work->packed, work->map, d, bytes, squares, sets, (int16_t *)scratch->rows);
+        convolve_sets(work, first, first + at / of_image, first + (at + count - 1) / of_image + 1, squares, sets, scratch, fetch);
+    }
+}
+
 static void convolve_task(void *context, int task, int thread)
 {
     struct convolve_work *work = context;
@@ -208,7 +251,7 @@ static void convolve_task(void *context, int task, int thread)
     int first = task * d->together, end = minimum(first + d->together, work->images);
     const int place = thread * d->together; // of the first image among those at work
     for (int image = first; image < end; image++) map_quantization_image(work->quantization, image, place + image - first);
-    struct fetch fetch = fetch_plan(work, first);
+    struct fetch fetch = fetch_plan(work, first, end);
     for (int image = first; computes_products(work) && image < end; image++)
         gradient_image_products(work->packed, image, place + image - first, &scratch, &fetch);
     if (!work->output) return;
@@ -216,6 +259,8 @@ static void convolve_task(void *context, int task, int thread)
     bytes += (size_t)(d->planar || map->passing ? place : first) * map->image_bytes;
     if (work->packed->depthwise)
         depthwise_convolve_image(work->packed, d, work->map, first, bytes, work->factor, work->output, work->accumulate);
+    else if (d->squares.rows)
+        convolve_squares(work, first, end, bytes, &scratch, &fetch);
     else if (d->winograd.weights)
         convolve_winograd(work, first, bytes, &scratch, &fetch);
     else

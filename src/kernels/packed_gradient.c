@@ -20,11 +20,6 @@
 #define MOST_TASKS 4                    // of each thread, where the blocks of input channels are enough
 #define LEAST_TASKS 2                   // where they are not, and tiles of output channels have to be parted as well
 
-static int divide_up(int a, int b)
-{
-    return (a + b - 1) / b;
-}
-
 static size_t tile_floats(const struct packed_convolution *packed)
 {
     return (size_t)(packed->shape.kernel_height * packed->shape.kernel_width) * GRADIENT_CHANNELS * BLOCK_CHANNELS;

@@ -62,6 +62,16 @@ struct winograd {
     int band;               // pairs of rows that are transformed at a time
 };
 
+// Squares of 4 x 4 outputs at a time (struct squares_job; packed_squares.c).
+struct squares {
+    int rows, columns;      // squares of an image; 0: not used here
+    int sets;               // at a time
+    int group_quads;        // of the largest group
+    int16_t *weights;       // struct squares_job, [output block][group]...; NULL: each group is transformed when it is needed
+    size_t weights_block;   // numbers of an output block
+    size_t *quad_offsets;   // struct squares_job
+};
+
 // Forward or input error: reduces over `reduced` channels into `outputs` channels.
 struct direction {
     int reduced, outputs, output_blocks;
@@ -80,6 +90,7 @@ struct direction {
     int together;           // images of a task: more than one where maps are small, so that they share what is read of the weights
     int output_height, output_width;
     struct winograd winograd;
+    struct squares squares;
 };
 
 // How the weight gradient is cut into tasks (packed_gradient.c).
@@ -131,7 +142,7 @@ struct packed_scratch {
     float *scales;   // Sg_1 * Sg_2 of two output blocks, [images of a task][2][groups][16]
     float *totals;   // weight gradient, [tiles of a task][taps][8][16]
     int64_t *sums;   // the same, where all images are one group; else NULL
-    uint8_t *rows;   // struct winograd_job, [pairs of a band][lines][4][pitch]; weight gradient, [images][pairs][4][pitch], or struct
+    uint8_t *rows;   // struct squares_job, its input and totals; struct winograd_job, [pairs of a band][lines][4][pitch]; weight gradient, [images][pairs][4][pitch], or struct
                      // raster_job, [images][taps][quads][16][4]; NULL: not used
     int8_t *mixed;   // struct winograd_errors_job, [images][blocks of a task's outputs][errors of a block]; the same for struct raster_job;
                      // NULL: not used
@@ -210,6 +221,22 @@ void winograd_pack_block(const struct packed_convolution *packed, const struct d
 void winograd_transform(const struct packed_convolution *packed, const struct packed_map *map, const struct direction *direction,
                         const uint8_t *bytes, int first, int pairs, uint8_t *rows);
 
+#define MAP_SPARE 4096  // bytes behind a map that may be read
+// The same in squares, where that is not taken (packed_squares.c).
+#define SQUARES_SETS 16 // most at a time
+bool squares_create(struct packed_convolution *packed, struct direction *direction, struct error *error);
+void squares_plan(const struct packed_convolution *packed, struct direction *direction, int threads);
+void squares_pack_block(const struct packed_convolution *packed, const struct direction *direction, int block); // from the weights of the phase
+// Scratch: the inputs of all sets at a time, their totals, the weights of a group.
+size_t squares_input_numbers(const struct direction *direction);
+size_t squares_total_numbers(const struct direction *direction);
+size_t squares_scratch_bytes(const struct direction *direction);
+// `count` squares of a task from number `first` on, image by image; what the last set lacks is the last one again, without outputs.
+void squares_list(const struct direction *direction, const struct packed_map *map, int first, int count, int sets, struct square *squares);
+// Their inputs. bytes: from those of the first image of the task on.
+void squares_transform(const struct packed_convolution *packed, const struct packed_map *map, const struct direction *direction,
+                       const uint8_t *bytes, const struct square *squares, int sets, int16_t *to);
+
 // The same for the weight gradient: whether it is taken, for the plan; the scratch that it needs, in bytes.
 bool winograd_gradient_fits(const struct packed_convolution *packed);
 size_t winograd_gradient_row_bytes(const struct packed_convolution *packed);
@@ -237,6 +264,13 @@ void raster_gradient_pixels(const struct packed_convolution *packed, const struc
 void raster_gradient_tile(const struct packed_convolution *packed, const struct gradient_images *images, int block, int first_out, int out,
                           const struct packed_scratch *scratch, struct fetch *fetch, float *totals);
 
+// The taps of a phase with one window from the top of that down: an input error's go upwards.
+static inline bool from_the_bottom(const struct direction *direction)
+{
+    const struct phase *phase = direction->phases;
+    return phase->tap_offsets[0] > phase->tap_offsets[phase->taps - 1];
+}
+
 // The largest byte of a map, zero point included.
 static inline int largest_byte(const struct packed_map *map)
 {
@@ -257,6 +291,11 @@ static inline int weight_group(const struct packed_convolution *packed, int out,
 static inline int minimum(int a, int b)
 {
     return a < b ? a : b;
+}
+
+static inline int divide_up(int a, int b)
+{
+    return (a + b - 1) / b;
 }
 
 // The quantization of one map: the tensor scale first, then each image by itself.

@@ -381,6 +381,7 @@ static void pack_block(const struct packed_convolution *packed, const struct dir
         set_weight_scales(packed, d, block, d->block_first[block] + group, d->weight_scales + at);
     }
     if (d->winograd.weights) winograd_pack_block(packed, d, block);
+    if (d->squares.weights) squares_pack_block(packed, d, block);
 }
 
 // Tasks: the output blocks of each phase, of forward and then of input error.

@@ -71,13 +71,6 @@ size_t winograd_bytes(const struct direction *d)
 // ---------------------------------------------------------------------------------------------
 // Weights
 
-// The taps of a phase from the top of the window down: an input error's go upwards.
-static bool from_the_bottom(const struct direction *d)
-{
-    const struct phase *phase = d->phases;
-    return phase->tap_offsets[0] > phase->tap_offsets[phase->taps - 1];
-}
-
 // Sums of the weights of the four products, by output, bytes 0 and 1 of each 4 apart from bytes 2 and 3.
 typedef int32_t weight_sums[4][BLOCK_CHANNELS][2];
 
