@@ -75,15 +75,15 @@ size_t winograd_bytes(const struct direction *d)
 typedef int32_t weight_sums[4][BLOCK_CHANNELS][2];
 
 // [16][4] of three taps, one below the other -> of the four that are multiplied, `distance` bytes apart; their sums.
-VECTORIZED static void transform_weights(const int8_t *top, const int8_t *middle, const int8_t *bottom, int8_t *to, size_t distance,
+VECTORIZED static void transform_weights(const int8_t *top, const int8_t *middle, const int8_t *bottom, int outer, int8_t *to, size_t distance,
                                          weight_sums sums)
 {
     for (int i = 0; i < 64; i++) {
         int sum = top[i] + bottom[i];
-        to[i] = (int8_t)(2 * top[i]);
+        to[i] = (int8_t)(outer * top[i]);
         to[distance + (size_t)i] = (int8_t)(sum + middle[i]);
         to[2 * distance + (size_t)i] = (int8_t)(sum - middle[i]);
-        to[3 * distance + (size_t)i] = (int8_t)(2 * bottom[i]);
+        to[3 * distance + (size_t)i] = (int8_t)(outer * bottom[i]);
     }
     for (int k = 0; k < 4; k++)
         for (int i = 0; i < BLOCK_CHANNELS; i++)
@@ -91,19 +91,19 @@ VECTORIZED static void transform_weights(const int8_t *top, const int8_t *middle
 }
 
 // The offsets' part of all products is subtracted from m1 and m2 beforehand, such that both their sum and their difference are right.
-static int32_t start(const int32_t sums[4], int m)
+static int32_t start(const int32_t sums[4], int m, int outer)
 {
-    const int32_t outer = m ? sums[0] - sums[3] : sums[0] + sums[3]; // both are even
-    return -WINOGRAD_OFFSET * (sums[1 + m] + outer / 2);
+    const int32_t rest = m ? sums[0] - sums[3] : sums[0] + sums[3];
+    return -WINOGRAD_OFFSET * (sums[1 + m] + rest / outer);
 }
 
-static void set_starts(weight_sums sums, int bits, int32_t starts[2 * BLOCK_CHANNELS])
+static void set_starts(weight_sums sums, int outer, int bits, int32_t starts[2 * BLOCK_CHANNELS])
 {
     for (int m = 0; m < 2; m++)
         for (int i = 0; i < BLOCK_CHANNELS; i++) {
             int32_t of_pair[2];
             for (int pair = 0; pair < 2; pair++)
-                of_pair[pair] = start((const int32_t[4]){sums[0][i][pair], sums[1][i][pair], sums[2][i][pair], sums[3][i][pair]}, m);
+                of_pair[pair] = start((const int32_t[4]){sums[0][i][pair], sums[1][i][pair], sums[2][i][pair], sums[3][i][pair]}, m, outer);
             const uint16_t small[2] = {(uint16_t)of_pair[0], (uint16_t)of_pair[1]};
             if (bits == 16)
                 memcpy(&starts[m * BLOCK_CHANNELS + i], small, sizeof small);
@@ -116,12 +116,13 @@ static void set_starts(weight_sums sums, int bits, int32_t starts[2 * BLOCK_CHAN
 static void pack_chunk(const struct direction *d, int bits, int quads, const int8_t *from, int8_t *to, int32_t *starts)
 {
     const size_t columns = (size_t)d->winograd.columns, top = from_the_bottom(d) ? 2 * columns : 0;
+    const int outer = d->planar ? 1 : 2;
     weight_sums sums = {{{0}}};
     for (int quad = 0; quad < quads; quad++, from += 3 * columns * 64, to += 4 * columns * 64)
         for (size_t c = 0; c < columns; c++)
-            transform_weights(from + (top + c) * 64, from + (columns + c) * 64, from + (2 * columns - top + c) * 64, to + c * 64,
+            transform_weights(from + (top + c) * 64, from + (columns + c) * 64, from + (2 * columns - top + c) * 64, outer, to + c * 64,
                               columns * 64, sums);
-    set_starts(sums, bits, starts);
+    set_starts(sums, outer, bits, starts);
 }
 
 void winograd_pack_block(const struct packed_convolution *packed, const struct direction *d, int block)

@@ -37,6 +37,8 @@ INLINE void planar_tile(const struct winograd_job *job, int first, float *const 
     const int32_t *starts = job->starts;
     const float *scales = job->scales;
     const size_t pitch = job->pitch;
+    const __m512i once = _mm512_set1_epi32(0x4b400000);
+    const __m512 twice = _mm512_set1_ps(0x3p23f);
     __m512 total[8][2];
 #pragma GCC unroll 8
     for (int p = 0; p < PIXELS; p++) total[p][0] = total[p][1] = _mm512_setzero_ps();
@@ -45,16 +47,18 @@ INLINE void planar_tile(const struct winograd_job *job, int first, float *const 
 #pragma GCC unroll 4
         for (int k = 0; k < 4; k++) w[k] = _mm512_loadu_si512(weights + 64 * k);
 #pragma GCC unroll 2
-        for (int m = 0; m < 2; m++) middle[m] = _mm512_loadu_si512(starts + m * BLOCK_CHANNELS);
+        for (int m = 0; m < 2; m++) middle[m] = _mm512_add_epi32(_mm512_loadu_si512(starts + m * BLOCK_CHANNELS), once);
         const __m512 scale = _mm512_loadu_ps(scales);
 #pragma GCC unroll 8
         for (int p = 0; p < PIXELS; p++) {
-            __m512i m1 = _mm512_dpbusd_epi32(middle[0], broadcast_4(rows + pitch + p), w[1]);
-            __m512i m2 = _mm512_dpbusd_epi32(middle[1], broadcast_4(rows + 2 * pitch + p), w[2]);
-            __m512i upper = _mm512_dpbusd_epi32(_mm512_add_epi32(m1, m2), broadcast_4(rows + p), w[0]);
-            __m512i lower = _mm512_dpbusd_epi32(_mm512_sub_epi32(m1, m2), broadcast_4(rows + 3 * pitch + p), w[3]);
-            total[p][0] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(upper), scale, total[p][0]);
-            total[p][1] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(lower), scale, total[p][1]);
+            const __m512 m1 = _mm512_castsi512_ps(_mm512_dpbusd_epi32(middle[0], broadcast_4(rows + pitch + p), w[1]));
+            const __m512 m2 = _mm512_castsi512_ps(_mm512_dpbusd_epi32(middle[1], broadcast_4(rows + 2 * pitch + p), w[2]));
+            const __m512i sum = _mm512_castps_si512(_mm512_add_ps(m1, m2));
+            const __m512i difference = _mm512_castps_si512(_mm512_add_ps(_mm512_sub_ps(m1, m2), twice));
+            const __m512 upper = _mm512_castsi512_ps(_mm512_dpbusd_epi32(sum, broadcast_4(rows + p), w[0]));
+            const __m512 lower = _mm512_castsi512_ps(_mm512_dpbusd_epi32(difference, broadcast_4(rows + 3 * pitch + p), w[3]));
+            total[p][0] = _mm512_fmadd_ps(_mm512_sub_ps(upper, twice), scale, total[p][0]);
+            total[p][1] = _mm512_fmadd_ps(_mm512_sub_ps(lower, twice), scale, total[p][1]);
         }
         rows += 4 * pitch;
         weights += 4 * 64;
