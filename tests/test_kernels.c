@@ -225,7 +225,7 @@ static void test_random_shapes(void **state)
     }
 }
 
-static atomic_int winograd_calls, winograd_gradient_calls, raster_calls, product_calls, squares_calls;
+static atomic_int winograd_calls, winograd_gradient_calls, raster_calls, product_calls, squares_calls, pixel_taps;
 static const struct kernel_set *counted_set;
 
 static void count_winograd_rows(const struct winograd_job *job, float *const outputs[2])
@@ -244,6 +244,13 @@ static void count_squares(const struct squares_job *job, float *outputs)
 {
     squares_calls++;
     counted_set->convolve_squares(job, outputs);
+}
+
+static void count_pixels(const struct convolve_job *job, const uint8_t *input, const struct convolve_pixel *pixels, int count,
+                         float *const outputs[2])
+{
+    pixel_taps += job->taps * job->blocks * count;
+    counted_set->convolve_pixels(job, input, pixels, count, outputs);
 }
 
 static void count_raster(const struct raster_job *job, float *totals)
@@ -468,6 +475,54 @@ static void test_full_squares(void **state)
         check_case(&set, &test, 9, 1);
         assert_int_equal(squares_calls > 0, channels == 240);
     }
+}
+
+// Pairs of an output and a tap that reads inside of the map.
+static int taps_inside(const struct convolution_shape *s)
+{
+    int count = 0;
+    for (int y = 0; y < s->out_height; y++)
+        for (int x = 0; x < s->out_width; x++)
+            for (int ky = 0; ky < s->kernel_height; ky++)
+                for (int kx = 0; kx < s->kernel_width; kx++) {
+                    const int row = y * s->stride + ky - s->padding, column = x * s->stride + kx - s->padding;
+                    count += row >= 0 && row < s->in_height && column >= 0 && column < s->in_width;
+                }
+    return count;
+}
+
+// Small maps, where taps that read nothing but the halo are left out: their number, one block of outputs.
+static void test_small_maps(void **state)
+{
+    struct kernel_set set = *set_or_skip(state);
+    int saved = 0;
+    counted_set = *state;
+    set.convolve_pixels = count_pixels;
+    for (int round = 0; round < 160; round++) {
+        const int window = round / 20 % 2 ? 5 : 3, halo = round % 7 ? window / 2 : 0, more = halo ? 0 : window - 1;
+        const int height = 1 + round % 4 + more, width = (round / 4 % 5 == 4 ? 16 / (1 + round % 4) : 1 + round / 4 % 5) + more;
+        struct test_case test = {.nonnegative = round % 3 == 0, .values = round % 5 == 0 ? VALUES_LARGEST : VALUES_RANDOM};
+        test.shape = (struct convolution_shape){.images = 11, .in_channels = 12, .out_channels = 16, .in_height = height, .in_width = width,
+                                                .kernel_height = window, .kernel_width = window, .stride = 1 + round / 40 % 2,
+                                                .padding = halo, .groups = 1};
+        assert_true(convolution_shape_complete(&test.shape, NULL));
+        for (int k = 0; k < 3; k++) {
+            test.formats[k] = mls_format_default((enum mls_operand)k);
+            test.formats[k].group_size = 4;
+            test.formats[k].rounding = MLS_NEAREST;
+        }
+        check_case(&set, &test, (uint64_t)round, 2);
+        struct packed_request request = {.kernels = &set, .shape = test.shape, .nonnegative = test.nonnegative};
+        memcpy(request.formats, test.formats, sizeof request.formats);
+        static float a[11 * 12 * 256], w[16 * 12 * 25], z[11 * 16 * 64];
+        struct error error;
+        const int inside = taps_inside(&test.shape), all = test.shape.out_height * test.shape.out_width * window * window;
+        pixel_taps = 0;
+        assert_true(packed_convolve_once(&request, CONVOLUTION_FORWARD, a, w, z, &error));
+        assert_int_equal(pixel_taps, 11 * (inside <= 0.8 * all ? inside : all));
+        saved += inside <= 0.8 * all;
+    }
+    assert_in_range(saved, 80, 159);
 }
 
 // Small maps and many images, or large maps and few channels; windows of up to 5 rows, in convolution groups, too.
@@ -880,12 +935,13 @@ int main(void)
     static const struct { const char *name; CMUnitTestFunction function; } functions[] = {
         {"random_shapes", test_random_shapes}, {"depthwise", test_depthwise}, {"grouped", test_grouped},
         {"network_shapes", test_network_shapes}, {"winograd", test_winograd}, {"gradient_ways", test_gradient_ways},
-        {"squares", test_squares}, {"full_squares", test_full_squares},
+        {"small_maps", test_small_maps}, {"squares", test_squares}, {"full_squares", test_full_squares},
         {"largest_sums", test_largest_sums}, {"full_sums", test_full_sums}, {"thresholds", test_thresholds},
         {"sources", test_sources}, {"direct", test_direct}};
     for (int i = 0; kernel_sets[i]; i++)
         for (size_t f = 0; f < sizeof functions / sizeof functions[0]; f++) {
             if (functions[f].function == test_winograd && !kernel_sets[i]->winograd_rows) continue;
+            if (functions[f].function == test_small_maps && !kernel_sets[i]->convolve_pixels) continue;
             if ((functions[f].function == test_squares || functions[f].function == test_full_squares) && !kernel_sets[i]->convolve_squares) continue;
             snprintf(names[count], sizeof names[count], "%s: %s", kernel_sets[i]->name, functions[f].name);
             tests[count] = (struct CMUnitTest){names[count], functions[f].function, NULL, NULL, (void *)(uintptr_t)kernel_sets[i]};

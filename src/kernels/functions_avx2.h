@@ -14,6 +14,10 @@ void add_image_products_avx2(const struct products_job *job, float *totals);
 // winograd_avx2.c
 void winograd_input_avx2(const struct winograd_input_job *job);
 void winograd_rows_avx2(const struct winograd_job *job, float *const outputs[2]);
+// squares_avx2.c
+void squares_weights_avx2(const int8_t *taps, int quads, bool from_the_bottom, int16_t *transformed);
+void squares_input_avx2(const struct squares_input_job *job);
+void convolve_squares_avx2(const struct squares_job *job, float *outputs);
 // direct_avx2.c
 void direct_row_avx2(const struct direct_job *job, const float *input, int pixels, float *const outputs[2]);
 void direct_gradient_avx2(const struct direct_gradient_job *job, float *totals);

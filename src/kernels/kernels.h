@@ -84,7 +84,8 @@ struct winograd_job {
     const size_t *quad_offsets;   // [quads], bytes
     const uint8_t *rows;          // [lines][4][pitch]: d0 - d2, d1 + d2, d2 - d1, d3 - d1, each + WINOGRAD_OFFSET
     size_t pitch;
-    const int8_t *weights;        // [group][quad of the group][4][columns][16 outputs][4 bytes]: 2 g0, g0 + g1 + g2, g0 - g1 + g2, 2 g2
+    const int8_t *weights;        // [group][quad of the group][4][columns][16 outputs][4 bytes]: 2 g0, g0 + g1 + g2, g0 - g1 + g2, 2 g2;
+                                  // where it is planar g0 and g2 once, to be added to m1 + m2 and m1 - m2 halved
     int chunk;                    // quads; with 32 bits those of a group, or more
     const int32_t *starts;        // [group][chunk of the group][2][16]: where m1 and m2 start, so that the offsets cancel; with 16 bits
                                   // [16][2] numbers of 16 bits

@@ -254,8 +254,7 @@ static void add_taps(const struct direction *d, const struct packed_map *map, st
     }
 }
 
-static bool create_phase(struct packed_convolution *packed, struct direction *direction, struct phase *phase, int window,
-                         struct error *error)
+bool phase_create(struct packed_convolution *packed, const struct direction *direction, struct phase *phase, int window, struct error *error)
 {
     size_t blocks = (size_t)direction->output_blocks;
     phase->tap_offsets = take(packed, (size_t)window, sizeof(int32_t), error);
@@ -265,19 +264,6 @@ static bool create_phase(struct packed_convolution *packed, struct direction *di
     phase->weights = take(packed, blocks * phase->weights_block, 1, error);
     phase->starts = take(packed, blocks * (size_t)direction->groups * BLOCK_CHANNELS, sizeof(int32_t), error);
     return phase->weights && phase->starts;
-}
-
-#define TOGETHER_GROUPS 64               // more groups would take more scales than the first cache holds
-#define TOGETHER_BYTES ((size_t)1 << 20) // of an image that is read
-
-// Images of a task: small maps are taken together.
-static int images_together(const struct packed_convolution *packed, const struct direction *d)
-{
-    const struct packed_map *map = d == &packed->forward ? &packed->activations : &packed->errors;
-    int pixels = d->output_height * d->output_width;
-    if (!packed->request.kernels->convolve_pixels || d->planar || packed->depthwise) return 1;
-    bool small = pixels <= TOGETHER_PIXELS / 2 && d->groups <= TOGETHER_GROUPS && map->image_bytes <= TOGETHER_BYTES;
-    return small ? TOGETHER_PIXELS / pixels : 1;
 }
 
 static bool create_direction(struct packed_convolution *packed, struct direction *direction, int phases, int window,
@@ -290,13 +276,13 @@ static bool create_direction(struct packed_convolution *packed, struct direction
                                     sizeof(float), error);
     if (!direction->phases || !direction->weight_scales) return false;
     for (int i = 0; i < phases; i++)
-        if (!create_phase(packed, direction, &direction->phases[i], window, error)) return false;
+        if (!phase_create(packed, direction, &direction->phases[i], window, error)) return false;
     return true;
 }
 
 static bool create_fast_ways(struct packed_convolution *packed, struct direction *d, struct error *error)
 {
-    return winograd_create(packed, d, error) && squares_create(packed, d, error);
+    return winograd_create(packed, d, error) && squares_create(packed, d, error) && small_create(packed, d, error);
 }
 
 static bool create_forward(struct packed_convolution *packed, struct error *error)
@@ -541,7 +527,7 @@ static void destroy_map(struct packed_map *map)
     memory_release(map->plane_groups);
 }
 
-static void destroy_direction(struct direction *direction)
+void phases_destroy(struct direction *direction)
 {
     for (int i = 0; direction->phases && i < direction->phase_count; i++) {
         memory_release(direction->phases[i].tap_offsets);
@@ -552,6 +538,11 @@ static void destroy_direction(struct direction *direction)
         memory_release(direction->phases[i].starts);
     }
     memory_release(direction->phases);
+}
+
+static void destroy_direction(struct direction *direction)
+{
+    phases_destroy(direction);
     memory_release(direction->group_first);
     memory_release(direction->group_last);
     memory_release(direction->block_first);

@@ -121,7 +121,7 @@ static void convolve_together(const struct convolve_work *work, const struct pha
 {
     const struct direction *d = work->direction;
     const struct packed_map *map = work->map;
-    struct convolve_pixel pixels[TOGETHER_PIXELS];
+    struct convolve_pixel pixels[LEAST_TOGETHER * TOGETHER_PIXELS / 2]; // no map has more than half as many outputs
     float *outputs[2] = {output_of(work, first, block), output_of(work, first, block + 1)};
     int count = 0;
     for (int image = first; image < end; image++)

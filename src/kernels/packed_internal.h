@@ -36,7 +36,7 @@ struct packed_map {
 };
 
 // A set of outputs that share their window: all outputs of a forward convolution; of an input error with stride s,
-// one of s * s phases. Output (j, i) of the phase is pixel (first_y + j * step, first_x + i * step) and reads, for each
+// one of s * s phases; of a small map those that share what of their window lies inside of it. Output (j, i) of the phase is pixel (first_y + j * step, first_x + i * step) and reads, for each
 // tap, map pixel (j * stride, i * stride) + offset.
 struct phase {
     int first_y, first_x, step, rows, columns;
@@ -128,7 +128,8 @@ struct packed_convolution {
     size_t memory;
 };
 
-#define TOGETHER_PIXELS 32 // output pixels of a task that takes several images
+#define TOGETHER_PIXELS 32 // output pixels of a task that takes several images,
+#define LEAST_TOGETHER 8   // and images at least where outputs have phases of their own: they fill a tile with one output each
 
 struct gradient_work {
     struct packed_convolution *packed;
@@ -202,6 +203,15 @@ bool depthwise_quantize_weights(struct packed_convolution *packed, const float *
 void depthwise_convolve_image(const struct packed_convolution *packed, const struct direction *direction, const struct packed_map *map,
                               int image, const uint8_t *bytes, float factor, float *output, bool accumulate);
 void depthwise_gradient_task(void *context, int block, int thread); // context: struct gradient_work
+
+// A phase with room for a window of that many taps, all else is 0. It is released with all of its direction.
+bool phase_create(struct packed_convolution *packed, const struct direction *direction, struct phase *phase, int window, struct error *error);
+void phases_destroy(struct direction *direction);
+
+// Small maps (packed_small.c). Images of a task:
+int images_together(const struct packed_convolution *packed, const struct direction *direction);
+// Parts the phases of a direction by the taps that lie inside of the map, where that saves enough.
+bool small_create(struct packed_convolution *packed, struct direction *direction, struct error *error);
 
 // Winograd's way (packed_winograd.c): taken where it fits, once the direction has its phases.
 bool winograd_create(struct packed_convolution *packed, struct direction *direction, struct error *error);

@@ -390,8 +390,8 @@ static void pack_weights_task(void *context, int task, int thread)
     (void)thread;
     const struct packed_convolution *packed = ((struct weight_work *)context)->packed;
     const struct direction *d = &packed->forward;
-    if (task >= d->output_blocks) {
-        task -= d->output_blocks;
+    if (task >= d->phase_count * d->output_blocks) {
+        task -= d->phase_count * d->output_blocks;
         d = &packed->backward;
     }
     pack_block(packed, d, &d->phases[task / d->output_blocks], task % d->output_blocks);
@@ -452,8 +452,9 @@ bool packed_quantize_weights(struct packed_convolution *packed, struct thread_po
                     &packed->weight_tensor_scale, packed->weight_scales))
         return error_set(error, "the weights to quantize: not a finite number");
     run(packed, pool, packed->shape.out_channels, quantize_weights_task, &work);
-    const struct direction *backward = &packed->backward;
-    int tasks = packed->forward.output_blocks + (packed->request.for_training ? backward->phase_count * backward->output_blocks : 0);
+    const struct direction *forward = &packed->forward, *backward = &packed->backward;
+    int tasks = forward->phase_count * forward->output_blocks;
+    if (packed->request.for_training) tasks += backward->phase_count * backward->output_blocks;
     run(packed, pool, tasks, pack_weights_task, &work);
     return true;
 }

@@ -1,5 +1,6 @@
 // The kernels in plain C: what every other set must equal bit for bit, and what runs where no other fits.
 #include "kernels/depthwise.h"
+#include "kernels/squares.h"
 #include "kernels/kernels.h"
 
 #include <math.h>
@@ -120,18 +121,19 @@ static void winograd_products(const struct winograd_job *job, int group, int k, 
 static void winograd_pixel(const struct winograd_job *job, int pixel, float totals[2][BLOCK_CHANNELS])
 {
     const int8_t *weights = job->weights;
+    const int half = job->planar ? 2 : 1; // whether g0 and g2 are twofold, or what the others add up to is halved, which is even
     for (int group = 0; group < job->groups; group++) {
         int32_t middle[2][BLOCK_CHANNELS], sums[2][BLOCK_CHANNELS];
         memcpy(middle, job->starts + group * 2 * BLOCK_CHANNELS, sizeof middle);
         for (int m = 0; m < 2; m++) winograd_products(job, group, 1 + m, pixel, weights, middle[m]);
         for (int i = 0; i < BLOCK_CHANNELS; i++) {
-            sums[0][i] = middle[0][i] + middle[1][i];
-            sums[1][i] = middle[0][i] - middle[1][i];
+            sums[0][i] = (middle[0][i] + middle[1][i]) / half;
+            sums[1][i] = (middle[0][i] - middle[1][i]) / half;
         }
         for (int row = 0; row < 2; row++) {
             winograd_products(job, group, 3 * row, pixel, weights, sums[row]);
             for (int i = 0; i < BLOCK_CHANNELS; i++)
-                totals[row][i] = fmaf((float)sums[row][i], job->scales[group * BLOCK_CHANNELS + i], totals[row][i]);
+                totals[row][i] = fmaf((float)(half * sums[row][i]), job->scales[group * BLOCK_CHANNELS + i], totals[row][i]);
         }
         weights += (job->quad_last[group] - job->quad_first[group] + 1) * 4 * (job->planar ? 1 : WINOGRAD_COLUMNS) * 64;
     }
@@ -358,6 +360,9 @@ const struct kernel_set kernels_scalar = {
     .winograd_rows = winograd_rows_scalar,
     .winograd_errors = winograd_errors_scalar,
     .winograd_gradient = winograd_gradient_scalar,
+    .squares_weights = squares_weights_plain,
+    .squares_input = squares_input_plain,
+    .convolve_squares = convolve_squares_plain,
     .gradient_images = gradient_images_scalar,
     .gradient_images_sums = gradient_images_sums_scalar,
     .raster_pixels = raster_pixels_scalar,

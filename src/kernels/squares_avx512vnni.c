@@ -2,6 +2,7 @@
 // two input channels of 16 bits.
 #include "kernels/fetch.h"
 #include "kernels/functions_avx512.h"
+#include "kernels/squares.h"
 #include "kernels/vectors_avx512.h"
 
 // ---------------------------------------------------------------------------------------------
@@ -229,7 +230,7 @@ INLINE void store_row(const struct squares_job *job, const struct square *square
 INLINE void finish_square(const struct squares_job *job, const struct square *square, int32_t rows[SQUARE][SQUARE_INPUTS][BLOCK_CHANNELS],
                           __m512 scale, float *totals, float *outputs, const bool FIRST, const bool LAST)
 {
-    const __m512i inverse_of_9 = _mm512_set1_epi32(0x38e38e39);
+    const __m512i inverse_of_9 = _mm512_set1_epi32(INVERSE_OF_9);
 #pragma GCC unroll 4
     for (int r = 0; r < SQUARE; r++, totals += SQUARE * BLOCK_CHANNELS) {
         __m512i products[SQUARE_INPUTS], sums[SQUARE];

@@ -29,7 +29,9 @@ INLINE void store_half(const struct winograd_job *job, __m512 total, float *row,
 // ---------------------------------------------------------------------------------------------
 // Groups of one channel, in planes
 
-// 2 x PIXELS outputs from pixel `first` on. Of the four dot products, the last two add to what the others leave.
+// 2 x PIXELS outputs from pixel `first` on. Of the four dot products, the last two add to what the others leave. These are numbers whose bits
+// are those of floats: m1 and m2 of 1.5 * 2^23 and m, their sum of 1.5 * 2^24 and m1 + m2, whose last place is 2. So they are added, and what
+// comes out is converted, by the adders of floats. Those of integers would do in name, but a Zen sends half of them where dot products go.
 INLINE void planar_tile(const struct winograd_job *job, int first, float *const outputs[2], const int PIXELS)
 {
     const uint8_t *rows = job->rows + job->quad_offsets[job->quad_first[0]] + first;
