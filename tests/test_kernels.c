@@ -225,7 +225,7 @@ static void test_random_shapes(void **state)
     }
 }
 
-static atomic_int winograd_calls, winograd_gradient_calls, raster_calls, product_calls, squares_calls, pixel_taps;
+static atomic_int winograd_calls, winograd_gradient_calls, raster_calls, product_calls, squares_calls, gradient_squares_calls, pixel_taps;
 static const struct kernel_set *counted_set;
 
 static void count_winograd_rows(const struct winograd_job *job, float *const outputs[2])
@@ -244,6 +244,12 @@ static void count_squares(const struct squares_job *job, float *outputs)
 {
     squares_calls++;
     counted_set->convolve_squares(job, outputs);
+}
+
+static void count_gradient_squares(const struct squares_gradient_job *job, float *totals)
+{
+    gradient_squares_calls++;
+    counted_set->gradient_squares(job, totals);
 }
 
 static void count_pixels(const struct convolve_job *job, const uint8_t *input, const struct convolve_pixel *pixels, int count,
@@ -434,28 +440,42 @@ static bool squares_cover(int height, int width)
 
 // Whether forward or input error is to be done so: at least one of these, where a group has 16 channels or more (with 5
 // or less in all, planes take fewer dot products).
-static bool squares_fit(const struct test_case *test)
+static bool squares_fit(const struct kernel_set *set, const struct test_case *test)
 {
     const struct convolution_shape *s = &test->shape;
+    const int least = 16 * (set->squares_blocks - 1);
     if (s->groups > 1 || test->formats[0].group_size < 16) return false;
-    const bool forward = s->in_channels > 5 && s->out_channels > 16 && squares_cover(s->out_height, s->out_width);
-    return forward || (s->out_channels > 5 && s->in_channels > 16 && squares_cover(s->in_height, s->in_width));
+    const bool forward = s->in_channels > 5 && s->out_channels > least && squares_cover(s->out_height, s->out_width);
+    return forward || (s->out_channels > 5 && s->in_channels > least && squares_cover(s->in_height, s->in_width));
+}
+
+// Whether the weight gradient is: images that have groups of their own, and nine squares or more.
+static bool gradient_squares_fit(const struct test_case *test)
+{
+    const struct convolution_shape *s = &test->shape;
+    const int64_t largest = (int64_t)mls_largest_integer(&test->formats[MLS_ACTIVATION]) * mls_largest_integer(&test->formats[MLS_ERROR]);
+    return s->images > 1 && up(s->out_height, 4) * up(s->out_width, 4) >= 9 && squares_cover(s->out_height, s->out_width) &&
+           !(winograd_gradient_fits(test) && s->out_height % 2 == 0) && largest * s->out_height * s->out_width < 1 << 25;
 }
 
 static void test_squares(void **state)
 {
     struct kernel_set set = *set_or_skip(state);
-    int by_squares = 0;
+    int by_squares = 0, gradients = 0;
     counted_set = *state;
     set.convolve_squares = count_squares;
+    if (set.gradient_squares) set.gradient_squares = count_gradient_squares;
     for (uint64_t round = 0; round < 150; round++) {
         const struct test_case test = squares_case(8000 + round);
-        squares_calls = 0;
+        squares_calls = gradient_squares_calls = 0;
         check_case(&set, &test, 77 * round, 1 + (int)(round % 3));
-        if (squares_fit(&test)) assert_true(squares_calls > 0);
+        if (squares_fit(&set, &test)) assert_true(squares_calls > 0);
+        if (set.gradient_squares) assert_int_equal(gradient_squares_calls > 0, gradient_squares_fit(&test));
         by_squares += squares_calls > 0;
+        gradients += gradient_squares_calls > 0;
     }
     assert_in_range(by_squares, 50, 150);
+    if (set.gradient_squares) assert_in_range(gradients, 25, 150);
 }
 
 // One group of as many channels as may be, of the largest integers, and one more.

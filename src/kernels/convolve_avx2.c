@@ -268,6 +268,7 @@ const struct kernel_set kernels_avx2 = {
     .winograd_bits = 16,
     .winograd_input = winograd_input_avx2,
     .winograd_rows = winograd_rows_avx2,
+    .squares_blocks = 1,
     .squares_weights = squares_weights_avx2,
     .squares_input = squares_input_avx2,
     .convolve_squares = convolve_squares_avx2,

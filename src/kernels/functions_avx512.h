@@ -25,6 +25,10 @@ void winograd_gradient_avx512vnni(const struct winograd_gradient_job *job, float
 void squares_weights_avx512vnni(const int8_t *taps, int quads, bool from_the_bottom, int16_t *transformed);
 void squares_input_avx512vnni(const struct squares_input_job *job);
 void convolve_squares_avx512vnni(const struct squares_job *job, float *outputs);
+// gradient_squares_avx512vnni.c
+void squares_pixels_avx512vnni(const struct squares_pixels_job *job);
+void squares_errors_avx512vnni(const struct squares_errors_job *job);
+void gradient_squares_avx512vnni(const struct squares_gradient_job *job, float *totals);
 // depthwise_avx512vnni.c
 void depthwise_row_avx512vnni(const struct depthwise_job *job, const uint8_t *input, int pixels, float *output);
 void depthwise_gradient_avx512vnni(const struct depthwise_gradient_job *job, int32_t *sums);

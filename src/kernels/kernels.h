@@ -219,7 +219,40 @@ struct raster_job {
     struct fetch *fetch;          // as in struct gradient_job; a turn: a quad with 3 taps
 };
 
-// The pixels of a block for that.
+// The weight gradient of a 3x3 window in squares of 4 x 4 errors by Winograd's F(3x3, 4x4), as struct squares_job: 576 * P = A (sum over the
+// squares of B d B' .* G e G') A', where on a column B is as there and
+//   G: 6 e0, -4 (e0 + e1 + e2 + e3), -4 (e0 - e1 + e2 - e3), e0 + 2 e1 + 4 e2 + 8 e3, e0 - 2 e1 + 4 e2 - 8 e3, 6 e3
+//   A: m0 + m1 + m2 + m3 + m4, m1 - m2 + 2 (m3 - m4), m1 + m2 + 4 (m3 + m4 + m5)
+// A dot product takes two squares, a pair. Transformed: [6 columns][pairs][6 rows][16 channels][2 squares].
+#define PAIR_NUMBERS (SQUARE_INPUTS * SQUARE_INPUTS * BLOCK_CHANNELS * 2)
+
+struct squares_pixels_job {       // of a block of one image
+    int rows, columns;            // squares
+    const uint8_t *pixels;        // pixel of output (0, 0) and tap 0
+    size_t row_bytes;
+    int zero_point;
+    int16_t *transformed;
+};
+
+struct squares_errors_job {       // of a block of one image
+    int rows, columns;            // squares
+    int height;                   // of the errors
+    const int8_t *quads;          // as the quantizer wrote them, as many to a row as there are columns
+    int16_t *transformed;         // 0 where there are no errors
+};
+
+// 16 input channels x 8 output channels x 9 taps, as struct gradient_job.
+struct squares_gradient_job {
+    int images;                   // one after the other, at these distances
+    size_t image_pixels, image_errors, image_in_scales, image_out_scales;
+    int pairs;
+    const int16_t *pixels, *errors; // transformed; errors from the first output channel on
+    const float *in_scales;       // [16]
+    const float *out_scales;      // [8]
+    struct fetch *fetch;          // as in struct gradient_job; a turn: a pair of a column of the products
+};
+
+// The pixels of a block for struct raster_job.
 struct raster_pixels_job {
     int quads;
     const uint8_t *pixels;
@@ -314,6 +347,14 @@ static inline void winograd_next_image(struct winograd_gradient_job *job)
     job->out_scales += job->image_out_scales;
 }
 
+static inline void squares_next_image(struct squares_gradient_job *job)
+{
+    job->pixels += job->image_pixels;
+    job->errors += job->image_errors;
+    job->in_scales += job->image_in_scales;
+    job->out_scales += job->image_out_scales;
+}
+
 static inline void raster_next_image(struct raster_job *job)
 {
     job->pixels += job->image_pixels;
@@ -347,6 +388,7 @@ struct kernel_set {
     // outputs[row] + pixel * 16: as convolve_row. NULL: there is none, nor a winograd_input.
     void (*winograd_input)(const struct winograd_input_job *job);
     void (*winograd_rows)(const struct winograd_job *job, float *const outputs[2]);
+    int squares_blocks;           // blocks of outputs, from which on squares are faster than rows: their inputs are transformed once for all
     // Of a group: [quads][9 taps][16 outputs][4] -> [6 columns][quads][parity][6 rows][16 outputs][2].
     void (*squares_weights)(const int8_t *taps, int quads, bool from_the_bottom, int16_t *transformed);
     // outputs + square.output ...: as convolve_row. NULL: there is none, nor a squares_input and squares_weights.
@@ -357,6 +399,10 @@ struct kernel_set {
     // The same for 9 taps. NULL: there is none, nor a winograd_errors.
     void (*winograd_errors)(const struct winograd_errors_job *job);
     void (*winograd_gradient)(const struct winograd_gradient_job *job, float *totals);
+    // The same in squares. NULL: there is none, nor squares_pixels and squares_errors.
+    void (*squares_pixels)(const struct squares_pixels_job *job);
+    void (*squares_errors)(const struct squares_errors_job *job);
+    void (*gradient_squares)(const struct squares_gradient_job *job, float *totals);
     // The same of small maps. NULL: there is none, nor a raster_pixels.
     void (*raster_pixels)(const struct raster_pixels_job *job);
     void (*gradient_raster)(const struct raster_job *job, float *totals);

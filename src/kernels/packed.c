@@ -453,14 +453,16 @@ static size_t sums_floats(const struct packed_convolution *packed)
 static size_t rows_floats(const struct packed_convolution *packed)
 {
     size_t forward = winograd_bytes(&packed->forward), backward = winograd_bytes(&packed->backward);
-    size_t gradient = winograd_gradient_row_bytes(packed) + raster_gradient_pixel_bytes(packed);
+    size_t gradient = winograd_gradient_row_bytes(packed) + squares_gradient_pixel_bytes(packed) + raster_gradient_pixel_bytes(packed);
     return larger(larger(larger(forward, backward), larger(squares_scratch_bytes(&packed->forward), squares_scratch_bytes(&packed->backward))),
                   gradient) / sizeof(float);
 }
 
 static size_t mixed_floats(const struct packed_convolution *packed)
 {
-    return (winograd_gradient_mixed_bytes(packed) + winograd_gradient_start_bytes(packed) + raster_gradient_error_bytes(packed)) / sizeof(float);
+    return (winograd_gradient_mixed_bytes(packed) + winograd_gradient_start_bytes(packed) + squares_gradient_error_bytes(packed) +
+            raster_gradient_error_bytes(packed)) /
+           sizeof(float);
 }
 
 static size_t scratch_floats(const struct packed_convolution *packed)

@@ -54,13 +54,16 @@ static void plan_tasks(struct packed_convolution *packed, int threads)
     struct gradient_plan *plan = &packed->gradient;
     const struct packed_map *a = &packed->activations;
     int tiles = tiles_of_outputs(packed), most = (int)(MOST_TOTALS / (tile_floats(packed) * sizeof(float)));
-    int rows = minimum(a->blocks, MOST_TASKS * threads), columns = minimum(tiles, divide_up(LEAST_TASKS * threads, rows));
+    // In squares few tasks, since each transforms the errors by itself, which costs a third of what it does with them for a block.
+    int rows = minimum(a->blocks, (plan->squares ? 1 : MOST_TASKS) * threads);
+    int columns = minimum(tiles, divide_up((plan->squares ? 1 : LEAST_TASKS) * threads, rows));
     plan->tiles = minimum(divide_up(tiles, columns), most < 1 ? 1 : most);
     plan->blocks = minimum(divide_up(a->blocks, rows), most / plan->tiles < 1 ? 1 : most / plan->tiles);
     plan->rows = divide_up(a->blocks, plan->blocks);
     plan->columns = divide_up(tiles, plan->tiles);
     size_t bytes = (a->block_bytes + packed->errors.quads_block) * (plan->winograd ? 2 : 1);
     if (bytes < FIRST_CACHE) plan->images = (int)(FIRST_CACHE / bytes);
+    if (plan->squares) plan->images = 1;
     if (plan->raster) plan->images = raster_gradient_images(packed);
 }
 
@@ -70,7 +73,8 @@ void gradient_plan(struct packed_convolution *packed, int threads)
     *plan = (struct gradient_plan){.blocks = 1, .tiles = 1, .images = 1};
     if (packed->depthwise) return;
     plan->winograd = winograd_gradient_fits(packed);
-    plan->raster = !plan->winograd && raster_gradient_fits(packed);
+    plan->squares = !plan->winograd && squares_gradient_fits(packed);
+    plan->raster = !plan->winograd && !plan->squares && raster_gradient_fits(packed);
     plan->pitch = (size_t)(packed->shape.out_width + 2) * BLOCK_CHANNELS;
     if (!packed->gradient_by_image) {
         plan_tasks(packed, threads);
@@ -92,7 +96,8 @@ size_t gradient_turns(const struct packed_convolution *packed, int images)
     const int window = packed->shape.kernel_height * packed->shape.kernel_width;
     const size_t parts = packed->gradient.winograd ? 2 : (size_t)divide_up(window, GRADIENT_TAPS);
     const size_t quads = (size_t)(packed->gradient.raster ? raster_gradient_quads(packed) : e->height * e->row_quads);
-    return (size_t)packed->gradient.blocks * (size_t)packed->gradient.tiles * (size_t)images * parts * quads;
+    const size_t of_tile = packed->gradient.squares ? squares_gradient_turns(packed) : parts * quads;
+    return (size_t)packed->gradient.blocks * (size_t)packed->gradient.tiles * (size_t)images * of_tile;
 }
 
 size_t gradient_output_blocks(const struct packed_convolution *packed)
@@ -102,7 +107,9 @@ size_t gradient_output_blocks(const struct packed_convolution *packed)
 
 size_t gradient_correction_floats(const struct packed_convolution *packed)
 {
-    if (!packed->request.for_training || !packed->activations.zero_point || packed->depthwise || packed->gradient.winograd) return 0;
+    if (!packed->request.for_training || !packed->activations.zero_point || packed->depthwise || packed->gradient.winograd ||
+        packed->gradient.squares)
+        return 0;
     return (size_t)packed->gradient.images * gradient_output_blocks(packed) * BLOCK_CHANNELS;
 }
 
@@ -249,6 +256,7 @@ static void prepare_errors(const struct packed_convolution *packed, const struct
 {
     const int first_out = t->first_tile * GRADIENT_CHANNELS, end_out = t->end_tile * GRADIENT_CHANNELS;
     if (packed->gradient.winograd) winograd_gradient_errors(packed, images, first_out, end_out, scratch);
+    if (packed->gradient.squares) squares_gradient_errors(packed, images, first_out, end_out, scratch);
     if (packed->gradient.raster) raster_gradient_errors(packed, images, first_out, end_out, scratch);
     if (scratch->corrections) correct_zero_point(packed, t, images, scratch->corrections);
 }
@@ -257,6 +265,7 @@ static void prepare_pixels(const struct packed_convolution *packed, const struct
                            const struct packed_scratch *scratch)
 {
     if (packed->gradient.winograd) winograd_gradient_rows(packed, images, block, scratch);
+    if (packed->gradient.squares) squares_gradient_pixels(packed, images, block, scratch);
     if (packed->gradient.raster) raster_gradient_pixels(packed, images, block, scratch);
 }
 
@@ -268,6 +277,10 @@ static void gradient_of_tile(const struct packed_convolution *packed, const stru
     const int first_out = t->first_tile * GRADIENT_CHANNELS;
     if (packed->gradient.winograd) {
         winograd_gradient_tile(packed, images, block, first_out, out, scratch, job->fetch, scratch->totals + at);
+        return;
+    }
+    if (packed->gradient.squares) {
+        squares_gradient_tile(packed, images, block, first_out, out, scratch, job->fetch, scratch->totals + at);
         return;
     }
     if (packed->gradient.raster) {

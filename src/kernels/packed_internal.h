@@ -100,6 +100,7 @@ struct gradient_plan {
     int images;         // at a time
     bool winograd;      // two rows of errors at a time (struct winograd_gradient_job)
     size_t pitch;       // there: bytes of a transformed row
+    bool squares;       // squares of errors (struct squares_gradient_job)
     bool raster;        // pixels are packed for it (struct raster_job)
 };
 
@@ -260,6 +261,18 @@ void winograd_gradient_rows(const struct packed_convolution *packed, const struc
 // A tile: the outputs from `out` of a task that begins with first_out.
 void winograd_gradient_tile(const struct packed_convolution *packed, const struct gradient_images *images, int block, int first_out, int out,
                             const struct packed_scratch *scratch, struct fetch *fetch, float *totals);
+
+// The weight gradient in squares (packed_squares_gradient.c): likewise. Turns: struct fetch, of a tile and image.
+bool squares_gradient_fits(const struct packed_convolution *packed);
+size_t squares_gradient_pixel_bytes(const struct packed_convolution *packed);
+size_t squares_gradient_error_bytes(const struct packed_convolution *packed);
+size_t squares_gradient_turns(const struct packed_convolution *packed);
+void squares_gradient_errors(const struct packed_convolution *packed, const struct gradient_images *images, int first_out, int end_out,
+                             const struct packed_scratch *scratch);
+void squares_gradient_pixels(const struct packed_convolution *packed, const struct gradient_images *images, int block,
+                             const struct packed_scratch *scratch);
+void squares_gradient_tile(const struct packed_convolution *packed, const struct gradient_images *images, int block, int first_out, int out,
+                           const struct packed_scratch *scratch, struct fetch *fetch, float *totals);
 
 // The weight gradient of small maps (packed_raster.c): as by Winograd's way.
 bool raster_gradient_fits(const struct packed_convolution *packed);

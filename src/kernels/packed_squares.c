@@ -6,7 +6,6 @@
 #define KEPT_BYTES ((size_t)384 << 10)       // of the transformed weights: they stay in the second cache, most of them
 #define SUM_LIMIT (1 << 25)                  // 64 times as much must fit 32 bits
 #define FEW_SETS 4
-#define LEAST_BLOCKS 2                       // of outputs: for one the input's transformation costs what it saves
 #define MOST_SPARE 1.35                      // computed outputs for each that there is
 
 // Every group is made of whole quads, and of two or more on the average.
@@ -50,7 +49,8 @@ bool squares_create(struct packed_convolution *packed, struct direction *d, stru
 {
     const struct packed_map *map = d == &packed->forward ? &packed->activations : &packed->errors;
     struct squares *squares = &d->squares;
-    if (!packed->request.kernels->convolve_squares || d->winograd.weights || d->output_blocks < LEAST_BLOCKS) return true;
+    const struct kernel_set *kernels = packed->request.kernels;
+    if (!kernels->convolve_squares || d->winograd.weights || d->output_blocks < kernels->squares_blocks) return true;
     if (!groups_fit(d) || !shape_fits(packed, d, map) || !sums_fit(packed, d, map)) return true;
     const size_t quads = (size_t)map->blocks * BLOCK_CHANNELS / 4;
     squares->rows = divide_up(d->output_height, SQUARE);

@@ -14,8 +14,7 @@ static void transform_weights(const int g[3], int to[SQUARE_INPUTS])
     to[5] = 6 * g[2];
 }
 
-// B for a column of the input.
-static void transform_input(const int d[SQUARE_INPUTS], int to[SQUARE_INPUTS])
+void squares_transform_input(const int d[SQUARE_INPUTS], int to[SQUARE_INPUTS])
 {
     to[0] = 4 * d[0] - 5 * d[2] + d[4];
     to[1] = d[3] + d[4] - 4 * (d[1] + d[2]);
@@ -71,11 +70,11 @@ static void transform_channel(const struct squares_input_job *job, const uint8_t
     for (int r = 0; r < SQUARE_INPUTS; r++) {
         int d[SQUARE_INPUTS];
         for (int c = 0; c < SQUARE_INPUTS; c++) d[c] = from[(size_t)r * job->row_bytes + (size_t)c * BLOCK_CHANNELS] - job->zero_point;
-        transform_input(d, rows[r]);
+        squares_transform_input(d, rows[r]);
     }
     for (int c = 0; c < SQUARE_INPUTS; c++) {
         const int column[SQUARE_INPUTS] = {rows[0][c], rows[1][c], rows[2][c], rows[3][c], rows[4][c], rows[5][c]};
-        transform_input(column, all);
+        squares_transform_input(column, all);
         for (int r = 0; r < SQUARE_INPUTS; r++) to[(c * SQUARE_INPUTS + r) * 64] = (int16_t)all[r];
     }
 }
