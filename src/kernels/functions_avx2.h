@@ -18,6 +18,10 @@ void winograd_rows_avx2(const struct winograd_job *job, float *const outputs[2])
 void squares_weights_avx2(const int8_t *taps, int quads, bool from_the_bottom, int16_t *transformed);
 void squares_input_avx2(const struct squares_input_job *job);
 void convolve_squares_avx2(const struct squares_job *job, float *outputs);
+// gradient_squares_avx2.c
+void squares_pixels_avx2(const struct squares_pixels_job *job);
+void squares_errors_avx2(const struct squares_errors_job *job);
+void gradient_squares_avx2(const struct squares_gradient_job *job, float *totals);
 // direct_avx2.c
 void direct_row_avx2(const struct direct_job *job, const float *input, int pixels, float *const outputs[2]);
 void direct_gradient_avx2(const struct direct_gradient_job *job, float *totals);
