@@ -163,61 +163,78 @@ void raster_pixels_avx512vnni(const struct raster_pixels_job *job)
 }
 
 #define FEW_QUADS 4
-#define FEW_CHANNELS 4
+#define FEW_IMAGES 32
+#define SCALES_OF_IMAGE (GRADIENT_CHANNELS * BLOCK_CHANNELS)
 
 // Maps of so few quads that the pixels of three taps stay in registers beside the totals of some output channels, over all images.
-INLINE void raster_few_tile(const struct raster_job *job, int row, int channel, float *totals, const int QUADS)
+// scales: Sg_1 * Sg_2, [images][8][16]; read with one quad alone, where the products of three rows would be as many as a third of all others.
+INLINE void raster_few_tile(const struct raster_job *job, const float *scales, int row, int channel, float *totals, const int QUADS,
+                            const int CHANNELS)
 {
-    struct raster_job one = *job;
-    __m512 total[3][FEW_CHANNELS];
+    const uint8_t *pixels = job->pixels + (size_t)row * job->row_bytes;
+    const int8_t *errors = job->errors + 4 * channel;
+    const int32_t *corrections = job->corrections;
+    __m512 total[3][GRADIENT_CHANNELS];
     totals += (3 * row * GRADIENT_CHANNELS + channel) * BLOCK_CHANNELS;
+    scales += channel * BLOCK_CHANNELS;
+    const float *in_scales = job->in_scales, *out_scales = job->out_scales + channel;
 #pragma GCC unroll 3
     for (int t = 0; t < 3; t++)
-#pragma GCC unroll 4
-        for (int c = 0; c < FEW_CHANNELS; c++) total[t][c] = _mm512_loadu_ps(totals + (t * GRADIENT_CHANNELS + c) * BLOCK_CHANNELS);
-    for (int n = 0; n < job->images; n++, raster_next_image(&one)) {
-        const uint8_t *pixels = one.pixels + (size_t)row * one.row_bytes;
-        const __m512 in_scales = _mm512_loadu_ps(one.in_scales);
+#pragma GCC unroll 8
+        for (int c = 0; c < CHANNELS; c++) total[t][c] = _mm512_loadu_ps(totals + (t * GRADIENT_CHANNELS + c) * BLOCK_CHANNELS);
+    for (int n = 0; n < job->images; n++, pixels += job->image_pixels, errors += job->image_errors, scales += SCALES_OF_IMAGE) {
         __m512i a[3][FEW_QUADS];
         if (channel == 0) fetch_some(job->fetch, QUADS);
 #pragma GCC unroll 3
         for (int t = 0; t < 3; t++)
 #pragma GCC unroll 4
-            for (int q = 0; q < QUADS; q++) a[t][q] = _mm512_loadu_si512(pixels + (size_t)t * one.column_bytes + q * 64);
-#pragma GCC unroll 4
-        for (int c = 0; c < FEW_CHANNELS; c++) {
-            const __m512 scale = _mm512_mul_ps(in_scales, _mm512_set1_ps(one.out_scales[channel + c]));
-            const __m512i start = one.corrections ? _mm512_set1_epi32(-one.corrections[channel + c]) : _mm512_setzero_si512();
+            for (int q = 0; q < QUADS; q++) a[t][q] = _mm512_loadu_si512(pixels + (size_t)t * job->column_bytes + q * 64);
+#pragma GCC unroll 8
+        for (int c = 0; c < CHANNELS; c++) {
+            const __m512 scale = QUADS == 1 ? _mm512_loadu_ps(scales + c * BLOCK_CHANNELS)
+                                            : _mm512_mul_ps(_mm512_loadu_ps(in_scales), _mm512_set1_ps(out_scales[c]));
+            const __m512i start = corrections ? _mm512_set1_epi32(-corrections[channel + c]) : _mm512_setzero_si512();
             __m512i sum[3] = {start, start, start};
 #pragma GCC unroll 4
             for (int q = 0; q < QUADS; q++) {
-                const __m512i e = broadcast_4((const uint8_t *)one.errors + 64 * q + 4 * (channel + c));
+                const __m512i e = broadcast_4((const uint8_t *)errors + 64 * q + 4 * c);
 #pragma GCC unroll 3
                 for (int t = 0; t < 3; t++) sum[t] = _mm512_dpbusd_epi32(sum[t], a[t][q], e);
             }
 #pragma GCC unroll 3
             for (int t = 0; t < 3; t++) total[t][c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[t]), scale, total[t][c]);
         }
+        in_scales += job->image_in_scales;
+        out_scales += job->image_out_scales;
+        if (corrections) corrections += job->image_corrections;
     }
 #pragma GCC unroll 3
     for (int t = 0; t < 3; t++)
-#pragma GCC unroll 4
-        for (int c = 0; c < FEW_CHANNELS; c++) _mm512_storeu_ps(totals + (t * GRADIENT_CHANNELS + c) * BLOCK_CHANNELS, total[t][c]);
+#pragma GCC unroll 8
+        for (int c = 0; c < CHANNELS; c++) _mm512_storeu_ps(totals + (t * GRADIENT_CHANNELS + c) * BLOCK_CHANNELS, total[t][c]);
 }
 
-#define FEW_TILE(quads)                                                                                            \
-    static void __attribute__((noinline)) raster_few_##quads##_avx512vnni(const struct raster_job *job, int row, int channel, float *totals) \
+// raster_few_QUADSxCHANNELS
+#define FEW_TILE(quads, channels)                                                                                  \
+    static void __attribute__((noinline)) raster_few_##quads##x##channels##_avx512vnni(                             \
+        const struct raster_job *job, const float *scales, int row, int channel, float *totals)                     \
     {                                                                                                              \
-        raster_few_tile(job, row, channel, totals, quads);                                                          \
+        raster_few_tile(job, scales, row, channel, totals, quads, channels);                                        \
     }
-FEW_TILE(1) FEW_TILE(2) FEW_TILE(3) FEW_TILE(4)
+FEW_TILE(1, 8) FEW_TILE(2, 4) FEW_TILE(3, 4) FEW_TILE(4, 4)
 
+// Up to FEW_IMAGES images.
 static void raster_few_avx512vnni(const struct raster_job *job, float *totals)
 {
-    static void (*const tiles[FEW_QUADS])(const struct raster_job *job, int row, int channel, float *totals) = {
-        raster_few_1_avx512vnni, raster_few_2_avx512vnni, raster_few_3_avx512vnni, raster_few_4_avx512vnni};
+    static void (*const tiles[FEW_QUADS])(const struct raster_job *, const float *, int, int, float *) = {
+        raster_few_1x8_avx512vnni, raster_few_2x4_avx512vnni, raster_few_3x4_avx512vnni, raster_few_4x4_avx512vnni};
+    const int channels = job->quads == 1 ? 8 : 4;
+    float scales[FEW_IMAGES * SCALES_OF_IMAGE];
+    for (int n = 0; job->quads == 1 && n < job->images; n++)
+        multiply_scales(job->in_scales + (size_t)n * job->image_in_scales, job->out_scales + (size_t)n * job->image_out_scales,
+                        scales + n * SCALES_OF_IMAGE);
     for (int row = 0; row < job->rows; row++)
-        for (int channel = 0; channel < GRADIENT_CHANNELS; channel += FEW_CHANNELS) tiles[job->quads - 1](job, row, channel, totals);
+        for (int channel = 0; channel < GRADIENT_CHANNELS; channel += channels) tiles[job->quads - 1](job, scales, row, channel, totals);
 }
 
 // A row of the window, of one image.
@@ -249,11 +266,12 @@ void gradient_raster_avx512vnni(const struct raster_job *job, float *totals)
 {
     struct raster_job one = *job;
     float scales[GRADIENT_CHANNELS * BLOCK_CHANNELS];
-    if (job->quads <= FEW_QUADS) {
-        raster_few_avx512vnni(job, totals);
-        return;
+    for (int first = 0; job->quads <= FEW_QUADS && first < job->images; first += one.images) {
+        one.images = job->images - first < FEW_IMAGES ? job->images - first : FEW_IMAGES;
+        raster_few_avx512vnni(&one, totals);
+        for (int n = 0; n < one.images; n++) raster_next_image(&one);
     }
-    for (int n = 0; n < job->images; n++, raster_next_image(&one)) {
+    for (int n = 0; job->quads > FEW_QUADS && n < job->images; n++, raster_next_image(&one)) {
         multiply_scales(one.in_scales, one.out_scales, scales);
         for (int row = 0; row < job->rows; row++) raster_many_avx512vnni(&one, row, scales, totals);
     }

@@ -28,10 +28,11 @@ float mls_group_scale(const struct mls_format *format, float f)
     if (f >= 1) return 1;
     int last = (1 << format->scale_exponent) - 1;
     if (last > 63) last = 63;
-    float smallest = ldexpf(1.0f, -last);
+    float smallest;
+    uint32_t bits = (uint32_t)(127 - last) << 23, dropped = format->scale_mantissa ? 0x3fffff : 0x7fffff;
+    memcpy(&smallest, &bits, sizeof smallest); // 2^-last; there are so many groups that ldexpf is felt
     if (!(f > smallest)) return smallest;
     // Up to the next number of scale_mantissa fraction bits; a carry out of the fraction goes to the exponent.
-    uint32_t bits, dropped = format->scale_mantissa ? 0x3fffff : 0x7fffff;
     memcpy(&bits, &f, sizeof bits);
     bits = (bits + dropped) & ~dropped;
     memcpy(&f, &bits, sizeof f);
