@@ -2,7 +2,7 @@
 #include "base/memory.h"
 #include "kernels/packed_internal.h"
 
-#define INPUT_BYTES ((size_t)896 << 10)      // of the transformed input: most of it stays in the second cache
+#define INPUT_BYTES ((size_t)640 << 10)      // of the transformed input: most of it stays in the second cache
 #define KEPT_BYTES ((size_t)384 << 10)       // of the transformed weights: they stay in the second cache, most of them
 #define SUM_LIMIT (1 << 25)                  // 64 times as much must fit 32 bits
 #define FEW_SETS 4
