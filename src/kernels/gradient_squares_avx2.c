@@ -31,19 +31,6 @@ INLINE __m256i pair_of_errors(__m256i first, __m256i second, const int COLUMN)
     return _mm256_blend_epi16(a, _mm256_srai_epi32(_mm256_slli_epi32(second, 24 - 8 * COLUMN), 8), 0xaa);
 }
 
-// G of struct squares_gradient_job, for 16 columns of four numbers of 16 bits.
-INLINE void transform_errors(const __m256i e[SQUARE], __m256i to[SQUARE_INPUTS])
-{
-    const __m256i even = _mm256_add_epi16(e[0], e[2]), odd = _mm256_add_epi16(e[1], e[3]);
-    const __m256i near = _mm256_add_epi16(e[0], times_4(e[2])), far = _mm256_add_epi16(e[1], times_4(e[3])), twice = _mm256_add_epi16(far, far);
-    to[0] = times_6(e[0]);
-    to[1] = _mm256_sub_epi16(_mm256_setzero_si256(), times_4(_mm256_add_epi16(even, odd)));
-    to[2] = times_4(_mm256_sub_epi16(odd, even));
-    to[3] = _mm256_add_epi16(near, twice);
-    to[4] = _mm256_sub_epi16(near, twice);
-    to[5] = times_6(e[3]);
-}
-
 typedef int16_t transformed_row[SQUARE_INPUTS][16]; // [column][8][2]
 
 // Two squares, 8 channels. The zero point cancels but in column 1, where the factors of B add up to -6.
@@ -126,15 +113,6 @@ void squares_errors_avx2(const struct squares_errors_job *job)
 
 // ---------------------------------------------------------------------------------------------
 // Products
-
-// A of struct squares_gradient_job.
-INLINE void transform_sums(const __m256i m[SQUARE_INPUTS], __m256i to[3])
-{
-    const __m256i s = _mm256_add_epi32(m[1], m[2]), outer = _mm256_add_epi32(m[3], m[4]), difference = _mm256_sub_epi32(m[3], m[4]);
-    to[0] = _mm256_add_epi32(_mm256_add_epi32(m[0], s), outer);
-    to[1] = _mm256_add_epi32(_mm256_sub_epi32(m[1], m[2]), _mm256_add_epi32(difference, difference));
-    to[2] = _mm256_add_epi32(s, _mm256_slli_epi32(_mm256_add_epi32(outer, m[5]), 2));
-}
 
 #define ROWS 3     // of products at a time,
 #define CHANNELS 4 // and output channels

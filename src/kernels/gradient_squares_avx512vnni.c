@@ -30,19 +30,6 @@ INLINE __m512i pair_of_errors(__m512i first, __m512i second, const int COLUMN)
     return _mm512_srai_epi16(_mm512_maskz_permutex2var_epi8(0xaaaaaaaaaaaaaaaa, first, _mm512_loadu_si512(order), second), 8);
 }
 
-// G of struct squares_gradient_job, for 32 columns of four numbers of 16 bits.
-INLINE void transform_errors(const __m512i e[SQUARE], __m512i to[SQUARE_INPUTS])
-{
-    const __m512i even = _mm512_add_epi16(e[0], e[2]), odd = _mm512_add_epi16(e[1], e[3]);
-    const __m512i near = _mm512_add_epi16(e[0], times_4(e[2])), far = _mm512_add_epi16(e[1], times_4(e[3])), twice = _mm512_add_epi16(far, far);
-    to[0] = times_6(e[0]);
-    to[1] = _mm512_sub_epi16(_mm512_setzero_si512(), times_4(_mm512_add_epi16(even, odd)));
-    to[2] = times_4(_mm512_sub_epi16(odd, even));
-    to[3] = _mm512_add_epi16(near, twice);
-    to[4] = _mm512_sub_epi16(near, twice);
-    to[5] = times_6(e[3]);
-}
-
 typedef int16_t transformed_row[SQUARE_INPUTS][32]; // [column][16][2]
 
 // Two squares. The zero point cancels but in column 1, where the factors of B add up to -6.
@@ -126,15 +113,6 @@ void squares_errors_avx512vnni(const struct squares_errors_job *job)
 
 // ---------------------------------------------------------------------------------------------
 // Products
-
-// A of struct squares_gradient_job.
-INLINE void transform_sums(const __m512i m[SQUARE_INPUTS], __m512i to[3])
-{
-    const __m512i s = _mm512_add_epi32(m[1], m[2]), outer = _mm512_add_epi32(m[3], m[4]), difference = _mm512_sub_epi32(m[3], m[4]);
-    to[0] = _mm512_add_epi32(_mm512_add_epi32(m[0], s), outer);
-    to[1] = _mm512_add_epi32(_mm512_sub_epi32(m[1], m[2]), _mm512_add_epi32(difference, difference));
-    to[2] = _mm512_add_epi32(s, _mm512_slli_epi32(_mm512_add_epi32(outer, m[5]), 2));
-}
 
 #define CHANNELS 4 // output channels at a time
 

@@ -152,7 +152,6 @@ struct squares_job {
     bool accumulate;
     size_t output_row;            // floats from one row of outputs to the next
     struct fetch *fetch;          // a turn: a column of a set, for one group
-    size_t ahead;                 // as in struct convolve_job
 };
 
 // Any outputs of several images, for maps whose rows are shorter than a tile: where each is from the first one.

@@ -208,13 +208,13 @@ static void convolve_sets(const struct convolve_work *work, int first, int image
                           const struct packed_scratch *scratch, struct fetch *fetch)
 {
     const struct direction *d = work->direction;
-    const size_t row = (size_t)d->output_width * BLOCK_CHANNELS, of_image = 2 * (size_t)d->groups * BLOCK_CHANNELS;
+    const size_t of_image = 2 * (size_t)d->groups * BLOCK_CHANNELS;
     float *totals = (float *)(scratch->rows + squares_input_numbers(d) * sizeof(int16_t));
     struct squares_job job = {.sets = sets, .quad_offsets = d->squares.quad_offsets, .squares = squares, .input = (const int16_t *)scratch->rows,
                               .set_step = (size_t)work->map->blocks * SET_NUMBERS, .scales = scratch->scales,
                               .totals = totals, .group_weights = (int16_t *)(totals + squares_total_numbers(d)),
                               .from_the_bottom = from_the_bottom(d), .factor = work->factor / 64,
-                              .accumulate = work->accumulate, .output_row = row, .fetch = fetch, .ahead = SQUARE * row};
+                              .accumulate = work->accumulate, .output_row = (size_t)d->output_width * BLOCK_CHANNELS, .fetch = fetch};
     for (int block = 0; block < d->output_blocks; block++) {
         for (int n = image; n < end; n++) set_scales(work, n, block, 1, scratch->scales + of_image * (size_t)(n - first));
         job.groups = d->block_groups[block];

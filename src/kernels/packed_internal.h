@@ -232,8 +232,10 @@ void winograd_pack_block(const struct packed_convolution *packed, const struct d
 void winograd_transform(const struct packed_convolution *packed, const struct packed_map *map, const struct direction *direction,
                         const uint8_t *bytes, int first, int pairs, uint8_t *rows);
 
-#define MAP_SPARE 4096  // bytes behind a map that may be read
-// The same in squares, where that is not taken (packed_squares.c).
+// The same in squares, where that is not taken (packed_squares.c). What forward, input error and weight gradient ask for:
+#define MAP_SPARE 4096            // bytes behind a map that may be read
+#define SQUARES_LIMIT (1 << 25)   // of P: 64 times as much must fit 32 bits
+bool squares_cover(int height, int width, size_t row_bytes); // whether they have little to spare; row_bytes: of the map that is read
 #define SQUARES_SETS 16 // most at a time
 bool squares_create(struct packed_convolution *packed, struct direction *direction, struct error *error);
 void squares_plan(const struct packed_convolution *packed, struct direction *direction, int threads);

@@ -4,9 +4,8 @@
 
 #define INPUT_BYTES ((size_t)640 << 10)      // of the transformed input: most of it stays in the second cache
 #define KEPT_BYTES ((size_t)384 << 10)       // of the transformed weights: they stay in the second cache, most of them
-#define SUM_LIMIT (1 << 25)                  // 64 times as much must fit 32 bits
 #define FEW_SETS 4
-#define MOST_SPARE 1.35                      // computed outputs for each that there is
+#define MOST_SPARE 1.35                      // outputs that are computed for each that there is
 
 // Every group is made of whole quads, and of two or more on the average.
 static bool groups_fit(const struct direction *d)
@@ -20,17 +19,22 @@ static bool sums_fit(const struct packed_convolution *packed, const struct direc
 {
     const int64_t product = (int64_t)mls_largest_integer(&map->format) * mls_largest_integer(&packed->request.formats[MLS_WEIGHT]);
     for (int g = 0; g < d->all_groups; g++)
-        if (9 * product * (d->group_last[g] - d->group_first[g] + 1) >= SUM_LIMIT) return false;
+        if (9 * product * (d->group_last[g] - d->group_first[g] + 1) >= SQUARES_LIMIT) return false;
     return true;
+}
+
+bool squares_cover(int height, int width, size_t row_bytes)
+{
+    const int rows = divide_up(height, SQUARE), columns = divide_up(width, SQUARE);
+    const size_t behind = (size_t)(rows * SQUARE - height) * row_bytes;
+    return behind + 64 <= MAP_SPARE && (double)rows * columns * SQUARE * SQUARE <= MOST_SPARE * height * width;
 }
 
 static bool shape_fits(const struct packed_convolution *packed, const struct direction *d, const struct packed_map *map)
 {
     const struct convolution_shape *s = &packed->shape;
-    const int rows = divide_up(d->output_height, SQUARE), columns = divide_up(d->output_width, SQUARE);
-    const size_t behind = (size_t)(rows * SQUARE - d->output_height) * map->row_bytes;
     bool window = s->kernel_height == 3 && s->kernel_width == 3 && s->stride == 1;
-    return window && behind + 64 <= MAP_SPARE && rows * columns * SQUARE * SQUARE <= MOST_SPARE * d->output_height * d->output_width;
+    return window && squares_cover(d->output_height, d->output_width, map->row_bytes);
 }
 
 // Few weights are transformed once a step. More would come from memory, in eight times as many bytes as they have by themselves.

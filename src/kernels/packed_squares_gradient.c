@@ -2,8 +2,6 @@
 #include "kernels/packed_internal.h"
 
 #define LEAST_SQUARES 9      // of an image; with less, what is done once an image costs more than it saves
-#define SUM_LIMIT (1 << 25)  // of P: 64 times as much must fit 32 bits
-#define MOST_SPARE 1.35      // computed errors for each that there is
 
 static int rows_of(const struct packed_convolution *packed)
 {
@@ -21,10 +19,9 @@ bool squares_gradient_fits(const struct packed_convolution *packed)
     const struct packed_map *a = &packed->activations, *e = &packed->errors;
     if (!packed->request.for_training || !packed->request.kernels->gradient_squares || packed->gradient_one_group) return false;
     if (s->kernel_height != 3 || s->kernel_width != 3 || s->stride != 1) return false;
-    const int squares = rows_of(packed) * columns_of(packed), pixels = e->height * e->width;
     const int64_t product = (int64_t)mls_largest_integer(&a->format) * mls_largest_integer(&e->format);
-    const size_t behind = (size_t)(rows_of(packed) * SQUARE - e->height) * a->row_bytes + 64;
-    return squares >= LEAST_SQUARES && squares * SQUARE * SQUARE <= MOST_SPARE * pixels && product * pixels < SUM_LIMIT && behind <= MAP_SPARE;
+    return rows_of(packed) * columns_of(packed) >= LEAST_SQUARES && product * e->height * e->width < SQUARES_LIMIT &&
+           squares_cover(e->height, e->width, a->row_bytes);
 }
 
 static int pairs_of(const struct packed_convolution *packed)

@@ -63,43 +63,6 @@ void squares_input_avx2(const struct squares_input_job *job)
 // ---------------------------------------------------------------------------------------------
 // Weights
 
-// G of struct squares_job, for 16 columns of three numbers of 16 bits.
-INLINE void transform_weights(const __m256i g[3], __m256i to[SQUARE_INPUTS])
-{
-    const __m256i outer = _mm256_add_epi16(g[0], g[2]), weighted = _mm256_add_epi16(g[0], times_4(g[2])), twice = _mm256_add_epi16(g[1], g[1]);
-    const __m256i sum = _mm256_add_epi16(outer, g[1]), zero = _mm256_setzero_si256();
-    to[0] = times_6(g[0]);
-    to[1] = _mm256_sub_epi16(zero, times_4(sum));
-    to[2] = times_4(_mm256_sub_epi16(g[1], outer));
-    to[3] = _mm256_add_epi16(weighted, twice);
-    to[4] = _mm256_sub_epi16(weighted, twice);
-    to[5] = times_6(g[2]);
-}
-
-// The taps of a quad and half of the outputs, two channels each, `column_step` numbers from one column to the next.
-INLINE void transform_taps(const int8_t *taps, bool from_the_bottom, int16_t *to, size_t column_step, const int PARITY)
-{
-    __m256i columns[3][SQUARE_INPUTS];
-#pragma GCC unroll 3
-    for (int c = 0; c < 3; c++) {
-        __m256i g[3];
-#pragma GCC unroll 3
-        for (int r = 0; r < 3; r++) {
-            const __m256i fours = load_256(taps + ((from_the_bottom ? 2 - r : r) * 3 + c) * 64);
-            g[r] = _mm256_srai_epi16(PARITY ? fours : _mm256_slli_epi16(fours, 8), 8);
-        }
-        transform_weights(g, columns[c]);
-    }
-#pragma GCC unroll 6
-    for (int r = 0; r < SQUARE_INPUTS; r++) {
-        const __m256i row[3] = {columns[0][r], columns[1][r], columns[2][r]};
-        __m256i all[SQUARE_INPUTS];
-        transform_weights(row, all);
-#pragma GCC unroll 6
-        for (size_t c = 0; c < SQUARE_INPUTS; c++) store_256(to + c * column_step + (PARITY * SQUARE_INPUTS + r) * 32, all[c]);
-    }
-}
-
 void squares_weights_avx2(const int8_t *taps, int quads, bool from_the_bottom, int16_t *transformed)
 {
     const size_t step = (size_t)quads * COLUMN_WEIGHTS;
@@ -160,18 +123,6 @@ static void sum_products(const struct squares_job *job, int group, const int16_t
 
 // ---------------------------------------------------------------------------------------------
 // Outputs
-
-// A of struct squares_job.
-INLINE void transform_products(const __m256i m[SQUARE_INPUTS], __m256i to[SQUARE])
-{
-    const __m256i s = _mm256_add_epi32(m[1], m[2]), d = _mm256_sub_epi32(m[1], m[2]);
-    const __m256i outer = _mm256_add_epi32(m[3], m[4]), difference = _mm256_sub_epi32(m[3], m[4]);
-    const __m256i twice = _mm256_add_epi32(difference, difference);
-    to[0] = _mm256_add_epi32(_mm256_add_epi32(m[0], s), outer);
-    to[1] = _mm256_add_epi32(d, twice);
-    to[2] = _mm256_add_epi32(s, _mm256_slli_epi32(outer, 2));
-    to[3] = _mm256_add_epi32(d, _mm256_slli_epi32(_mm256_add_epi32(twice, m[5]), 2));
-}
 
 // Stores a row of a square, as far as there are outputs.
 INLINE void store_row(const struct squares_job *job, const struct square *square, const __m256 totals[SQUARE], float *to)

@@ -84,43 +84,6 @@ void squares_input_avx512vnni(const struct squares_input_job *job)
 // ---------------------------------------------------------------------------------------------
 // Weights
 
-// G of struct squares_job, for 32 columns of three numbers of 16 bits.
-INLINE void transform_weights(const __m512i g[3], __m512i to[SQUARE_INPUTS])
-{
-    const __m512i outer = _mm512_add_epi16(g[0], g[2]), weighted = _mm512_add_epi16(g[0], times_4(g[2])), twice = _mm512_add_epi16(g[1], g[1]);
-    const __m512i sum = _mm512_add_epi16(outer, g[1]), zero = _mm512_setzero_si512();
-    to[0] = times_6(g[0]);
-    to[1] = _mm512_sub_epi16(zero, times_4(sum));
-    to[2] = times_4(_mm512_sub_epi16(g[1], outer));
-    to[3] = _mm512_add_epi16(weighted, twice);
-    to[4] = _mm512_sub_epi16(weighted, twice);
-    to[5] = times_6(g[2]);
-}
-
-// The taps of a quad, two channels of each output, `column_step` numbers from one column to the next.
-INLINE void transform_taps(const int8_t *taps, bool from_the_bottom, int16_t *to, size_t column_step, const int PARITY)
-{
-    __m512i columns[3][SQUARE_INPUTS];
-#pragma GCC unroll 3
-    for (int c = 0; c < 3; c++) {
-        __m512i g[3];
-#pragma GCC unroll 3
-        for (int r = 0; r < 3; r++) {
-            const __m512i fours = _mm512_loadu_si512(taps + ((from_the_bottom ? 2 - r : r) * 3 + c) * 64);
-            g[r] = _mm512_srai_epi16(PARITY ? fours : _mm512_slli_epi16(fours, 8), 8);
-        }
-        transform_weights(g, columns[c]);
-    }
-#pragma GCC unroll 6
-    for (int r = 0; r < SQUARE_INPUTS; r++) {
-        const __m512i row[3] = {columns[0][r], columns[1][r], columns[2][r]};
-        __m512i all[SQUARE_INPUTS];
-        transform_weights(row, all);
-#pragma GCC unroll 6
-        for (size_t c = 0; c < SQUARE_INPUTS; c++) _mm512_storeu_si512(to + c * column_step + (PARITY * SQUARE_INPUTS + r) * 32, all[c]);
-    }
-}
-
 #define COLUMN_WEIGHTS (SQUARE_WEIGHTS / SQUARE_INPUTS) // of a quad
 
 void squares_weights_avx512vnni(const int8_t *taps, int quads, bool from_the_bottom, int16_t *transformed)
@@ -134,18 +97,6 @@ void squares_weights_avx512vnni(const int8_t *taps, int quads, bool from_the_bot
 
 // ---------------------------------------------------------------------------------------------
 // Products
-
-// A of struct squares_job.
-INLINE void transform_products(const __m512i m[SQUARE_INPUTS], __m512i to[SQUARE])
-{
-    const __m512i s = _mm512_add_epi32(m[1], m[2]), d = _mm512_sub_epi32(m[1], m[2]);
-    const __m512i outer = _mm512_add_epi32(m[3], m[4]), difference = _mm512_sub_epi32(m[3], m[4]);
-    const __m512i twice = _mm512_add_epi32(difference, difference);
-    to[0] = _mm512_add_epi32(_mm512_add_epi32(m[0], s), outer);
-    to[1] = _mm512_add_epi32(d, twice);
-    to[2] = _mm512_add_epi32(s, _mm512_slli_epi32(outer, 2));
-    to[3] = _mm512_add_epi32(d, _mm512_slli_epi32(_mm512_add_epi32(twice, m[5]), 2));
-}
 
 typedef int32_t half_done[SQUARES_OF_SET][SQUARE][SQUARE_INPUTS][BLOCK_CHANNELS] __attribute__((aligned(64))); // squares whose columns are transformed
 
