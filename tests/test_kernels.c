@@ -478,6 +478,46 @@ static void test_squares(void **state)
     if (set.gradient_squares) assert_in_range(gradients, 25, 150);
 }
 
+static struct mls_format plain_format(int exponent, int mantissa, int group_size)
+{
+    return (struct mls_format){.exponent = exponent, .mantissa = mantissa, .group = MLS_GROUP_NC, .group_size = group_size, .scale_exponent = 8};
+}
+
+// More weights than are kept transformed, in groups of several sizes.
+static void test_many_squares(void **state)
+{
+    struct kernel_set set = *set_or_skip(state);
+    static const int sizes[] = {16, 24, 32, 64};
+    counted_set = *state;
+    set.convolve_squares = count_squares;
+    for (int round = 0; round < 4; round++) {
+        struct test_case test = {.shape = {.images = 5, .in_channels = 100, .in_height = 4, .in_width = 7, .out_channels = 116, .kernel_height = 3,
+                                           .kernel_width = 3, .stride = 1, .padding = 1, .groups = 1}, .nonnegative = round % 2};
+        assert_true(convolution_shape_complete(&test.shape, NULL));
+        for (int k = 0; k < 3; k++) test.formats[k] = plain_format(2, 4, sizes[round]);
+        squares_calls = 0;
+        check_case(&set, &test, 9, 2);
+        assert_true(squares_calls > 0);
+    }
+}
+
+// A weight gradient over as many pixels as may be, of the largest integers, and over more.
+static void test_full_gradient_squares(void **state)
+{
+    struct kernel_set set = *set_or_skip(state);
+    counted_set = *state;
+    set.gradient_squares = count_gradient_squares;
+    for (int side = 45; side <= 46; side++) {
+        struct test_case test = {.shape = {.images = 2, .in_channels = 3, .in_height = side, .in_width = side, .out_channels = 2, .kernel_height = 3,
+                                           .kernel_width = 3, .stride = 1, .padding = 1, .groups = 1}, .nonnegative = true, .values = VALUES_LARGEST};
+        assert_true(convolution_shape_complete(&test.shape, NULL));
+        for (int k = 0; k < 3; k++) test.formats[k] = plain_format(0, 7, 16);
+        gradient_squares_calls = 0;
+        check_case(&set, &test, 9, 1);
+        assert_int_equal(gradient_squares_calls > 0, side == 45);
+    }
+}
+
 // One group of as many channels as may be, of the largest integers, and one more.
 static void test_full_squares(void **state)
 {
@@ -489,8 +529,8 @@ static void test_full_squares(void **state)
                                            .kernel_width = 3, .stride = 1, .padding = 1, .groups = 1}, .nonnegative = true, .values = VALUES_LARGEST};
         assert_true(convolution_shape_complete(&test.shape, NULL));
         for (int k = 0; k < 3; k++)
-            test.formats[k] = (struct mls_format){.exponent = 2, .mantissa = 4, .group = MLS_GROUP_NC, .group_size = 1 << 20, .scale_exponent = 8};
-        test.formats[MLS_ERROR] = (struct mls_format){.exponent = 3, .group = MLS_GROUP_NC, .group_size = 1, .scale_exponent = 8}; // not by squares
+            test.formats[k] = plain_format(2, 4, 1 << 20);
+        test.formats[MLS_ERROR] = plain_format(3, 0, 1); // not by squares
         squares_calls = 0;
         check_case(&set, &test, 9, 1);
         assert_int_equal(squares_calls > 0, channels == 240);
@@ -956,13 +996,13 @@ int main(void)
         {"random_shapes", test_random_shapes}, {"depthwise", test_depthwise}, {"grouped", test_grouped},
         {"network_shapes", test_network_shapes}, {"winograd", test_winograd}, {"gradient_ways", test_gradient_ways},
         {"small_maps", test_small_maps}, {"squares", test_squares}, {"full_squares", test_full_squares},
+        {"many_squares", test_many_squares}, {"full_gradient_squares", test_full_gradient_squares},
         {"largest_sums", test_largest_sums}, {"full_sums", test_full_sums}, {"thresholds", test_thresholds},
         {"sources", test_sources}, {"direct", test_direct}};
     for (int i = 0; kernel_sets[i]; i++)
         for (size_t f = 0; f < sizeof functions / sizeof functions[0]; f++) {
             if (functions[f].function == test_winograd && !kernel_sets[i]->winograd_rows) continue;
             if (functions[f].function == test_small_maps && !kernel_sets[i]->convolve_pixels) continue;
-            if ((functions[f].function == test_squares || functions[f].function == test_full_squares) && !kernel_sets[i]->convolve_squares) continue;
             snprintf(names[count], sizeof names[count], "%s: %s", kernel_sets[i]->name, functions[f].name);
             tests[count] = (struct CMUnitTest){names[count], functions[f].function, NULL, NULL, (void *)(uintptr_t)kernel_sets[i]};
             count++;

@@ -56,7 +56,7 @@ static void transform_square_of_errors(const struct squares_errors_job *job, int
     int e[SQUARE], rows[SQUARE][SQUARE_INPUTS], all[SQUARE_INPUTS];
     for (int r = 0; r < SQUARE; r++) {
         const int8_t *from = job->quads + ((y + r) * job->columns + square % job->columns) * 64 + 4 * channel;
-        for (int c = 0; c < SQUARE; c++) e[c] = square < job->rows * job->columns && y + r < job->height ? from[c] : 0;
+        for (int c = 0; c < SQUARE; c++) e[c] = y + r < job->height ? from[c] : 0; // 0 in all of the square behind the last
         transform_errors(e, rows[r]);
     }
     for (int c = 0; c < SQUARE_INPUTS; c++) {

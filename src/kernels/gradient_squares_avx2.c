@@ -73,11 +73,11 @@ void squares_pixels_avx2(const struct squares_pixels_job *job)
     }
 }
 
-// Row `row` of the errors of half of the channels of a square, 0 where there is none.
+// Row `row` of the errors of half of the channels of a square, 0 where there is none, as in all of the one behind the last.
 INLINE __m256i row_of_errors(const struct squares_errors_job *job, int square, int row, int half)
 {
     const int y = square / job->columns * SQUARE + row;
-    if (y >= job->height || square == job->rows * job->columns) return _mm256_setzero_si256();
+    if (y >= job->height) return _mm256_setzero_si256();
     return load_256(job->quads + (y * job->columns + square % job->columns) * 64 + 32 * half);
 }
 

@@ -75,7 +75,7 @@ void squares_pixels_avx512vnni(const struct squares_pixels_job *job)
     }
 }
 
-// Row `row` of the errors of a square, 0 where there is none.
+// Row `row` of the errors of a square, 0 where there is none, as in all of the one behind the last.
 INLINE __m512i row_of_errors(const struct squares_errors_job *job, int square, int row)
 {
     const int y = square / job->columns * SQUARE + row;
@@ -85,10 +85,9 @@ INLINE __m512i row_of_errors(const struct squares_errors_job *job, int square, i
 static void transform_pair_of_errors(const struct squares_errors_job *job, int square, int16_t *to, size_t column_step)
 {
     transformed_row rows[SQUARE] __attribute__((aligned(64)));
-    const bool alone = square + 1 == job->rows * job->columns;
     __m512i e[SQUARE], sums[SQUARE_INPUTS];
     for (int r = 0; r < SQUARE; r++) {
-        const __m512i a = row_of_errors(job, square, r), b = alone ? _mm512_setzero_si512() : row_of_errors(job, square + 1, r);
+        const __m512i a = row_of_errors(job, square, r), b = row_of_errors(job, square + 1, r);
 #pragma GCC unroll 4
         for (int c = 0; c < SQUARE; c++) e[c] = pair_of_errors(a, b, c);
         transform_errors(e, sums);

@@ -7,11 +7,9 @@
 #define FEW_SETS 4
 #define MOST_SPARE 1.35                      // outputs that are computed for each that there is
 
-// Every group is made of whole quads, and of two or more on the average.
+// The products of a group are transformed back once for all its quads: with one it costs more than it saves.
 static bool groups_fit(const struct direction *d)
 {
-    for (int g = 0; g < d->all_groups; g++)
-        if (d->group_first[g] % 4 != 0 || (d->group_last[g] % 4 != 3 && d->group_last[g] + 1 != d->reduced)) return false;
     return !d->planar && d->total_quads >= 2 * d->groups;
 }
 
