@@ -130,7 +130,10 @@ static void convolve_square(const struct squares_job *job, const struct square *
     const int16_t *weights = job->transformed;
     for (int group = 0; group < job->groups; group++) {
         const int quads = job->quad_last[group] - job->quad_first[group] + 1;
-        if (!job->transformed) squares_weights_plain(taps, quads, job->from_the_bottom, job->group_weights), weights = job->group_weights;
+        if (!job->transformed) {
+            squares_weights_plain(taps, quads, job->from_the_bottom, job->group_weights);
+            weights = job->group_weights;
+        }
         for (int i = 0; i < BLOCK_CHANNELS; i++) {
             int32_t sums[SQUARE][SQUARE];
             sum_square(job, group, input, weights, i, sums);

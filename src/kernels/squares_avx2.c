@@ -174,7 +174,10 @@ void convolve_squares_avx2(const struct squares_job *job, float *outputs)
     const int16_t *weights = job->transformed;
     for (int group = 0; group < job->groups; group++) {
         const int quads = job->quad_last[group] - job->quad_first[group] + 1;
-        if (!job->transformed) squares_weights_avx2(taps, quads, job->from_the_bottom, job->group_weights), weights = job->group_weights;
+        if (!job->transformed) {
+            squares_weights_avx2(taps, quads, job->from_the_bottom, job->group_weights);
+            weights = job->group_weights;
+        }
         for (int set = 0; set < job->sets; set++) {
             const struct square *squares = job->squares + set * SQUARES_OF_SET;
             float *totals = job->totals + set * SQUARES_OF_SET * SQUARE * SQUARE * BLOCK_CHANNELS;

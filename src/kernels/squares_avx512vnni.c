@@ -205,7 +205,10 @@ void convolve_squares_avx512vnni(const struct squares_job *job, float *outputs)
     for (int group = 0; group < job->groups; group++) {
         const int quads = job->quad_last[group] - job->quad_first[group] + 1;
         const bool last = group + 1 == job->groups;
-        if (!job->transformed) squares_weights_avx512vnni(taps, quads, job->from_the_bottom, job->group_weights), weights = job->group_weights;
+        if (!job->transformed) {
+            squares_weights_avx512vnni(taps, quads, job->from_the_bottom, job->group_weights);
+            weights = job->group_weights;
+        }
         for (int set = 0; set < job->sets; set++) {
             for (int column = 0; column < SQUARE_INPUTS; column++) {
                 fetch_some(job->fetch, 1);
