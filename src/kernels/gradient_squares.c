@@ -30,10 +30,10 @@ static int place_of(int pairs, int square, int channel, int column, int row)
 
 static void transform_square_of_pixels(const struct squares_pixels_job *job, int square, int channel)
 {
-    const int pairs = (job->rows * job->columns + 1) / 2, y = square / job->columns * SQUARE, x = square % job->columns * SQUARE;
+    const int pairs = (job->rows * job->columns + 1) / 2;
     int d[SQUARE_INPUTS], rows[SQUARE_INPUTS][SQUARE_INPUTS], all[SQUARE_INPUTS];
     for (int r = 0; r < SQUARE_INPUTS; r++) {
-        const uint8_t *from = job->pixels + (size_t)(y + r) * job->row_bytes + x * BLOCK_CHANNELS + channel;
+        const uint8_t *from = square_of_pixels(job, square) + (size_t)r * job->row_bytes + channel;
         for (int c = 0; c < SQUARE_INPUTS; c++) d[c] = from[c * BLOCK_CHANNELS] - job->zero_point;
         squares_transform_input(d, rows[r]);
     }

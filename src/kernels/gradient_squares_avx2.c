@@ -56,11 +56,6 @@ static void transform_pixels(const struct squares_pixels_job *job, const uint8_t
     }
 }
 
-static const uint8_t *square_of_pixels(const struct squares_pixels_job *job, int square)
-{
-    return job->pixels + (size_t)(square / job->columns * SQUARE) * job->row_bytes + (size_t)(square % job->columns * SQUARE) * BLOCK_CHANNELS;
-}
-
 void squares_pixels_avx2(const struct squares_pixels_job *job)
 {
     const int squares = job->rows * job->columns, pairs = (squares + 1) / 2;

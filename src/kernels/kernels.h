@@ -118,6 +118,7 @@ struct winograd_input_job {
 #define SQUARES_OF_SET 4          // squares whose products one load of the weights serves
 #define SET_NUMBERS (SQUARE_INPUTS * SQUARE_INPUTS * SQUARES_OF_SET * BLOCK_CHANNELS) // of a set's transformed input, for a block
 #define SQUARE_WEIGHTS (SQUARE_INPUTS * SQUARE_INPUTS * 4 * BLOCK_CHANNELS)           // of the transformed weights of a quad
+#define COLUMN_WEIGHTS (SQUARE_WEIGHTS / SQUARE_INPUTS) // of a column of those
 
 struct square {
     size_t input;                 // where it begins, bytes

@@ -36,8 +36,8 @@ struct packed_map {
 };
 
 // A set of outputs that share their window: all outputs of a forward convolution; of an input error with stride s,
-// one of s * s phases; of a small map those that share what of their window lies inside of it. Output (j, i) of the phase is pixel (first_y + j * step, first_x + i * step) and reads, for each
-// tap, map pixel (j * stride, i * stride) + offset.
+// one of s * s phases; of a small map those that share what of their window lies inside of it. Output (j, i) of the phase is
+// pixel (first_y + j * step, first_x + i * step) and reads, for each tap, map pixel (j * stride, i * stride) + offset.
 struct phase {
     int first_y, first_x, step, rows, columns;
     int taps, run;          // run: struct convolve_job
@@ -144,10 +144,11 @@ struct packed_scratch {
     float *scales;   // Sg_1 * Sg_2 of two output blocks, [images of a task][2][groups][16]
     float *totals;   // weight gradient, [tiles of a task][taps][8][16]
     int64_t *sums;   // the same, where all images are one group; else NULL
-    uint8_t *rows;   // struct squares_job, its input and totals; struct winograd_job, [pairs of a band][lines][4][pitch]; weight gradient, [images][pairs][4][pitch], or struct
-                     // raster_job, [images][taps][quads][16][4]; NULL: not used
-    int8_t *mixed;   // struct winograd_errors_job, [images][blocks of a task's outputs][errors of a block]; the same for struct raster_job;
-                     // NULL: not used
+    uint8_t *rows;   // struct squares_job, its input, totals and weights of a group; struct winograd_job, [pairs of a band][lines][4][pitch];
+                     // weight gradient, [images][pairs][4][pitch], the pixels of struct squares_gradient_job, [images], or struct raster_job,
+                     // [images][taps][quads][16][4]; NULL: not used
+    int8_t *mixed;   // struct winograd_errors_job, [images][blocks of a task's outputs][errors of a block]; the same for struct raster_job and,
+                     // in 16 bits, struct squares_gradient_job; NULL: not used
     int32_t *starts; // [images][blocks of a task's outputs][4][16]
     int32_t *corrections; // struct gradient_job, [images][blocks of a task's outputs][16]; NULL: not used
 };

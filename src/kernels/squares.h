@@ -6,6 +6,12 @@
 
 #define INVERSE_OF_9 0x38e38e39u // modulo 2^32
 
+// The first input of a square.
+static inline const uint8_t *square_of_pixels(const struct squares_pixels_job *job, int square)
+{
+    return job->pixels + (size_t)(square / job->columns * SQUARE) * job->row_bytes + (size_t)(square % job->columns * SQUARE) * BLOCK_CHANNELS;
+}
+
 // B of struct squares_job for a column of the input.
 void squares_transform_input(const int d[SQUARE_INPUTS], int to[SQUARE_INPUTS]);
 

@@ -12,7 +12,6 @@
 #include "kernels/squares_avx2.h"
 
 #define HALF (BLOCK_CHANNELS / 2)
-#define COLUMN_WEIGHTS (SQUARE_WEIGHTS / SQUARE_INPUTS) // of a quad
 
 // ---------------------------------------------------------------------------------------------
 // Input

@@ -84,7 +84,6 @@ void squares_input_avx512vnni(const struct squares_input_job *job)
 // ---------------------------------------------------------------------------------------------
 // Weights
 
-#define COLUMN_WEIGHTS (SQUARE_WEIGHTS / SQUARE_INPUTS) // of a quad
 
 void squares_weights_avx512vnni(const int8_t *taps, int quads, bool from_the_bottom, int16_t *transformed)
 {
